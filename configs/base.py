@@ -1,0 +1,193 @@
+"""Every field of a config with its default. An experiment edits a copy:
+
+    from configs import base
+
+    def get_config(arg="S/16"):
+        config = base.get_config()
+        config.model.variant = arg
+        return config
+
+`objective`, `optim` and each entry of `evals` are replaced whole, by the functions
+below. Sequences are tuples, and a placeholder is a field that may stay unset, so that
+every field can be set on a command line: `--config.optim.learning_rate=3e-4`.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def duration(*, epochs=None, steps=None, examples=None):
+    """A length of training, in one of three units; the command line may set another."""
+    fields = ConfigDict(
+        dict(
+            epochs=config_dict.placeholder(float),  # passes over data.split
+            steps=config_dict.placeholder(int),  # updates of the parameters
+            examples=config_dict.placeholder(int),  # images
+        )
+    )
+    fields.update(
+        {
+            unit: value
+            for unit, value in dict(
+                epochs=None if epochs is None else float(epochs),
+                steps=steps,
+                examples=examples,
+            ).items()
+            if value is not None
+        }
+    )
+    return fields
+
+
+def supervised(**changes):
+    """Classification with labels."""
+    return ConfigDict(
+        dict(
+            name="supervised",
+            loss="softmax",  # softmax | sigmoid (summed over classes)
+            label_smoothing=0.0,
+        )
+        | changes
+    )
+
+
+def adamw(**changes):
+    """AdamW; weight_decay is multiplied by the learning rate, as in its paper."""
+    return ConfigDict(
+        dict(
+            name="adamw",
+            learning_rate=1e-3,  # the peak; schedule gives the shape
+            weight_decay=0.1,
+            decay_mask="kernels",  # kernels | matrices (rank > 1) | all
+            b1=0.9,
+            b2=0.999,
+            eps=1e-8,
+            mu_dtype="float32",  # bfloat16 halves the first moment
+            clip_norm=1.0,  # global norm of the gradients; 0.0 = off
+        )
+        | changes
+    )
+
+
+def sgd(**changes):
+    """SGD with momentum."""
+    return ConfigDict(
+        dict(
+            name="sgd",
+            learning_rate=0.03,
+            momentum=0.9,
+            nesterov=False,
+            weight_decay=0.0,  # multiplied by the learning rate
+            decay_mask="kernels",
+            clip_norm=1.0,
+        )
+        | changes
+    )
+
+
+def classification(**changes):
+    """Accuracy and loss over a whole split, exact to the last example."""
+    return ConfigDict(
+        dict(
+            name="classification",
+            split="validation",
+            batch_size=config_dict.placeholder(int),  # unset: train.batch_size
+            resize=256,  # smaller side before the central crop; 0 = no crop
+            every=duration(epochs=1),
+        )
+        | changes
+    )
+
+
+def get_config():
+    """The defaults, locked: assigning an unknown key is an error."""
+    config = ConfigDict()
+    config.seed = 0  # initialisation, order of examples, augmentation, dropout
+
+    config.model = ConfigDict(
+        dict(
+            variant="S/16",  # SIZE/PATCH; sizes in vit_jax/models/variants.py
+            width=config_dict.placeholder(int),  # these four replace the variant's
+            depth=config_dict.placeholder(int),
+            mlp_dim=config_dict.placeholder(int),  # unset: 4 * width, if width is set
+            num_heads=config_dict.placeholder(int),
+            image_size=(224, 224),  # height, width
+            channels=3,
+            num_classes=config_dict.placeholder(int),  # unset: the data set's
+            pool="gap",  # cls | gap | map
+            cls_token=config_dict.placeholder(bool),  # unset: when pool is cls
+            position="sincos2d",  # learned | learned_cls | sincos2d
+            pre_logits=0,  # width of a tanh layer before the head; -1 = model width
+            head_bias=0.0,
+            dropout=0.0,
+            attention_dropout=0.0,
+            drop_path=0.0,  # at the last block, rising linearly from 0
+            dtype="bfloat16",  # of the computation; parameters are float32
+            attention="xla",  # xla | cudnn
+            remat="none",  # none | attention | dots | full
+            unroll=1,  # blocks written out per loop iteration
+            init_from="",  # work directory or checkpoint to take parameters from
+        )
+    )
+    config.objective = supervised()
+
+    config.data = ConfigDict(
+        dict(
+            name="imagenet2012",  # a TFDS name, "name/config" or "name:version"
+            split="train",
+            dir="",  # unset: $TFDS_DATA_DIR or ~/tensorflow_datasets
+            image_key="image",
+            label_key="label",
+            mean=(0.5, 0.5, 0.5),  # of pixels in 0..1; one value fits all channels
+            std=(0.5, 0.5, 0.5),
+            shuffle=True,
+            threads=0,  # that decode and augment; 0 = one a core
+            prefetch=2,  # batches ready on the device
+            cache_mb=256,  # keep encoded examples of a split in memory if they fit
+            augment=dict(
+                crop="inception",  # inception | random | pad | resize
+                area=(0.05, 1.0),  # inception: share of the image
+                resize=(256, 256),  # random: size before the crop
+                pad=4,  # pad: pixels on each side
+                randaugment_layers=0,
+                randaugment_magnitude=10.0,
+                flip=True,  # left-right, in the step
+                mixup=0.0,  # Beta(p, p) over the global batch, in the step; 0 = off
+            ),
+        )
+    )
+    config.optim = adamw()
+    config.schedule = ConfigDict(
+        dict(
+            name="cosine",  # cosine | linear | rsqrt | wsd | constant
+            warmup=duration(steps=10_000),  # linear from 0
+            cooldown=duration(steps=0),  # linear to `final`; wsd and rsqrt want one
+            final=0.0,  # last value, as a share of the peak
+            timescale=10_000,  # of rsqrt, in steps
+        )
+    )
+    config.train = ConfigDict(
+        dict(
+            batch_size=1024,  # images a step, over all devices
+            duration=duration(epochs=90),
+            accumulate=1,  # micro-batches a step
+            ema=0.0,  # decay of the parameters' moving average; 0 = off
+        )
+    )
+    config.mesh = ConfigDict(  # devices along each axis; -1 = the rest
+        dict(slices=1, data=-1, fsdp=1, tensor=1, sequence=1)
+    )
+    config.checkpoint = ConfigDict(
+        dict(
+            every=duration(epochs=1),
+            keep=2,  # newest ones
+            best="val/accuracy",  # also kept: the best by this metric; "" = none
+        )
+    )
+    config.evals = ConfigDict()
+    config.log = ConfigDict(
+        dict(
+            every=duration(steps=50),
+            tensorboard=True,
+        )
+    )
+    return config.lock()

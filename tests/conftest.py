@@ -1,0 +1,24 @@
+"""What every test runs with; the settings come before the first import of jax."""
+
+import os
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+ROOT = Path(__file__).resolve().parents[1]
+DEVICES = "--xla_force_host_platform_device_count=8"
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}".strip()
+
+# Programs compiled once are read again the next time; a user has a folder of their own.
+CACHE = ROOT / ".pytest_cache" / f"jax-{os.getuid()}"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+# Shapes and types in the package's annotations are checked here, and only here. As for
+# type checkers, an int is good where a float is asked for (PEP 484).
+install_import_hook(
+    "vit_jax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)

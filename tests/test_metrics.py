@@ -1,0 +1,315 @@
+"""Writers, the terminal, rates: rows and lines as a reader of a run finds them."""
+
+import contextlib
+import importlib.abc
+import io
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from vit_jax import metrics
+from vit_jax.metrics import JsonlWriter, Progress, Rates, TerminalWriter
+
+
+def _rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _write(path, *steps):
+    writer = JsonlWriter(path)
+    for step in steps:
+        writer.write_scalars(step, {"train/loss": float(step)})
+    writer.close()
+
+
+def test_jsonl_is_a_row_per_call_and_valid_json(tmp_path):
+    path = tmp_path / "run" / "metrics.jsonl"
+    writer = JsonlWriter(path)
+    writer.write_scalars(1, {"train/loss": np.float32(0.5), "val/n": 3})
+    writer.write_scalars(2, {"train/loss": float("nan"), "val/n": float("inf")})
+    writer.write_texts(2, {"ignored": "text"})
+    writer.flush()
+    assert _rows(path) == [
+        {"step": 1, "train/loss": 0.5, "val/n": 3.0},
+        {"step": 2, "train/loss": None, "val/n": None},
+    ]
+    writer.close()
+    writer.close()
+
+
+def test_jsonl_appends_and_mends_a_torn_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    _write(path, 1, 2)
+    with path.open("a") as file:
+        file.write('{"step": 3, "trai')
+    _write(path, 3)
+    assert [row["step"] for row in _rows(path)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("step", "kept"), [(2, [1, 2]), (0, []), (9, [1, 2, 3])])
+def test_truncate_after_drops_later_rows_and_a_torn_line(tmp_path, step, kept):
+    path = tmp_path / "metrics.jsonl"
+    _write(path, 1, 2, 3)
+    with path.open("ab") as file:
+        file.write(b'{"step": 4, "train/lo')
+    metrics.truncate_after(path, step)
+    assert [row["step"] for row in _rows(path)] == kept
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_truncate_after_without_a_file_is_nothing_to_do(tmp_path):
+    metrics.truncate_after(tmp_path / "metrics.jsonl", 3)
+    assert not list(tmp_path.iterdir())
+
+
+TRAIN = {
+    "train/loss": 0.5123,
+    "train/accuracy": 0.91,
+    "train/learning_rate": 1.2e-3,
+    "train/grad_norm": 3.0,
+    "train/img_per_sec": 7512.2,
+    "train/data_wait": 0.031,
+    "train/mfu": 0.41,
+}
+
+
+def test_plain_lines():
+    stream = io.StringIO()
+    with Progress(1684, 256, stream=stream) as progress:
+        writer = TerminalWriter(progress)
+        writer.write_scalars(150, TRAIN)
+        writer.write_scalars(150, {"val/accuracy": 0.875, "val/loss": 2e-7})
+        writer.write_scalars(151, {"train/" + "long_" * 9 + "end": float("nan")})
+    first, second, third = stream.getvalue().splitlines()
+    assert first == (
+        "step 150/1684  loss 0.512  accuracy 0.910  lr 1.2e-3  7,512 img/s  "
+        "data-wait 3 %  MFU 41 %  ETA 0:52"
+    )
+    assert second == "step 150/1684  val/accuracy 0.875  val/loss 2.00e-07"
+    assert "long_end nan" in third
+    assert "…" in third
+    assert len(third) < 70
+
+
+@pytest.mark.parametrize("columns", [80, 160])
+def test_live_line_fits_and_results_stand_above_it(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    stream = io.StringIO()
+    with Progress(1684, 256, stream=stream, live=True) as progress:
+        progress.advance(140)
+        progress.show(150, TRAIN)
+        progress.show(150, {"val/accuracy": 0.5})
+        progress.say("[saved] step 150")
+    text = stream.getvalue()
+    assert "val/accuracy 0.500\n" in text
+    assert "[saved] step 150\n" in text
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    frames = [line for line in re.split(r"[\r\n]+", plain) if "━" in line]
+    assert all(len(frame) <= columns for frame in frames)
+    last = frames[-1]  # what stays on the screen
+    assert "150/1684" in last
+    assert "loss 0.512" in last
+    assert "ETA 0:52" in last
+    assert ("data-wait 3 %" in last) == (columns == 160)
+    progress.say("afterwards")
+    assert stream.getvalue().endswith("afterwards\n")
+
+
+def test_quiet_writes_nothing():
+    stream = io.StringIO()
+    with Progress(10, 1, stream=stream, live=True, quiet=True) as progress:
+        progress.show(1, TRAIN)
+        progress.say("line")
+    assert stream.getvalue() == ""
+
+
+def test_advance_costs_a_step_nothing():
+    with Progress(10_000, 1, stream=io.StringIO(), live=True) as progress:
+        start = time.perf_counter()
+        for step in range(10_000):
+            progress.advance(step)
+        assert (time.perf_counter() - start) / 10_000 < 20e-6
+
+
+def test_rates_leave_pauses_out():
+    now = 100.0
+    rates = Rates(32, flops_per_image=1e9, peak_flops=1e12, clock=lambda: now)
+    assert rates.scalars() == {}
+    for _ in range(10):
+        rates.step(0.05)
+    now += 2.0
+    with contextlib.suppress(KeyError), rates.pause():
+        now += 50.0
+        raise KeyError
+    assert rates.scalars() == pytest.approx(
+        {"img_per_sec": 160.0, "data_wait": 0.25, "mfu": 0.16}
+    )
+    rates.step(0.0)
+    now += 1.0
+    assert rates.scalars() == pytest.approx(
+        {"img_per_sec": 32.0, "data_wait": 0.0, "mfu": 0.032}
+    )
+
+
+def test_rates_without_a_known_peak_have_no_mfu():
+    now = 0.0
+    rates = Rates(8, flops_per_image=1e9, clock=lambda: now)
+    now += 9.0
+    rates.reset()
+    rates.step(0.0)
+    now += 1.0
+    assert rates.scalars() == {"img_per_sec": 8.0, "data_wait": 0.0}
+
+
+class _Block(importlib.abc.MetaPathFinder):
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname.partition(".")[0] == "clu":
+            raise ModuleNotFoundError(f"No module named {fullname!r}")
+        return None
+
+
+@pytest.fixture
+def no_clu(monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "clu"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [_Block(), *sys.meta_path])
+
+
+def test_without_clu_one_line_says_so(tmp_path, no_clu):
+    stream = io.StringIO()
+    with Progress(10, 1, stream=stream) as progress:
+        writer = metrics.create_writer(tmp_path, tensorboard=True, progress=progress)
+        writer.write_scalars(1, {"train/loss": 1.0})
+        writer.flush()
+        writer.close()
+    said, row = stream.getvalue().splitlines()
+    assert said.startswith("TensorBoard is off: clu not installed")
+    assert row == "step 1/10  loss 1.000"
+    assert _rows(tmp_path / "metrics.jsonl") == [{"step": 1, "train/loss": 1.0}]
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_tensorboard_not_asked_for_is_not_mentioned(tmp_path, no_clu):
+    stream = io.StringIO()
+    progress = Progress(10, 1, stream=stream)
+    metrics.create_writer(tmp_path, tensorboard=False, progress=progress).close()
+    assert stream.getvalue() == ""
+    assert not any(thread.name == "LazyWriter" for thread in threading.enumerate())
+
+
+TENSORBOARD_RUN = """
+import json, sys, time
+from vit_jax import metrics
+assert not {"jax", "clu", "tensorflow", "rich"} & set(sys.modules)
+progress = metrics.Progress(10, 1, quiet=True)
+start = time.perf_counter()
+writer = metrics.create_writer(sys.argv[1], tensorboard=True, progress=progress)
+for step in (1, 2, 3):
+    writer.write_scalars(step, {"train/loss": 1.0 / step})
+writer.write_texts(1, {"config": "{}"})
+writer.flush()
+before_close = time.perf_counter() - start
+writer.close()
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+events = EventAccumulator(sys.argv[1] + "/tensorboard").Reload()
+loss = [[event.step, tf.make_ndarray(event.tensor_proto).item()]
+        for event in events.Tensors("train/loss")]
+print(json.dumps({"loss": loss, "before_close": before_close,
+                  "tags": events.Tags()["tensors"],
+                  "gpus": len(tf.config.get_visible_devices("GPU"))}))
+"""
+
+
+def test_tensorboard_is_written_behind_the_run(tmp_path):
+    command = [sys.executable, "-c", TENSORBOARD_RUN, str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    report = json.loads(result.stdout)
+    assert [step for step, _ in report["loss"]] == [1, 2, 3]
+    assert [x for _, x in report["loss"]] == pytest.approx([1, 1 / 2, 1 / 3])
+    assert "config" in report["tags"]
+    assert report["gpus"] == 0
+    assert report["before_close"] < 1.0  # TensorFlow alone takes seconds to import
+    assert result.stderr == ""
+
+
+class _Recorder(metrics.Writer):
+    def __init__(self, fail_at=None):
+        self.calls, self.fail_at, self.closed = [], fail_at, False
+
+    def write_scalars(self, step, scalars):
+        if step == self.fail_at:
+            raise OSError("disk full\nand more")
+        self.calls.append((step, scalars))
+
+    def close(self):
+        self.closed = True
+
+
+def test_lazy_writer_queues_in_order_and_close_drains():
+    ready, recorder, said = threading.Event(), _Recorder(), []
+
+    def make():
+        assert ready.wait(10)
+        return recorder
+
+    lazy = metrics.LazyWriter(make, said.append)
+    lazy.write_scalars(1, {"a": np.float32(1)})
+    lazy.flush()
+    lazy.write_scalars(2, {"a": 2})
+    assert recorder.calls == []
+    ready.set()
+    lazy.close()
+    assert recorder.calls == [(1, {"a": 1.0}), (2, {"a": 2.0})]
+    assert recorder.closed
+    assert not said
+
+
+def test_lazy_writer_fails_with_one_line():
+    def make():
+        raise ImportError("no tensorboard")
+
+    said = []
+    lazy = metrics.LazyWriter(make, said.append)
+    lazy.write_scalars(1, {"a": 1})
+    lazy.close()
+    assert said == ["warning: TensorBoard is off: ImportError: no tensorboard"]
+
+    said.clear()
+    lazy = metrics.LazyWriter(lambda: _Recorder(fail_at=1), said.append)
+    for step in (1, 1, 2):
+        lazy.write_scalars(step, {"a": 1})
+    lazy.close()
+    assert said == ["warning: TensorBoard is off: OSError: disk full"]
+
+
+def test_multi_writer_closes_all_though_one_fails(tmp_path):
+    class Failing(metrics.Writer):
+        def close(self):
+            raise OSError("gone")
+
+    recorder = _Recorder()
+    with pytest.raises(OSError, match="gone"):
+        metrics.MultiWriter([Failing(), recorder]).close()
+    assert recorder.closed
+    metrics.MultiWriter().write_scalars(1, {"a": 1})
+
+
+def test_parameter_overview_is_clus_table():
+    shape = jax.ShapeDtypeStruct((2, 3), np.float32)
+    text = metrics.parameter_overview({"a": {"kernel": shape}, "b": np.zeros(4)})
+    assert "a/kernel" in text
+    assert "Total: 10" in text
+
+
+def test_parameter_overview_without_clu_is_one_line(no_clu):
+    shape = jax.ShapeDtypeStruct((20, 300), np.float32)
+    text = metrics.parameter_overview({"a": {"kernel": shape}, "b": np.zeros(4)})
+    assert text == "6,004 parameters in 2 arrays"

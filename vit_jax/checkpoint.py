@@ -1,0 +1,197 @@
+"""Sharded, asynchronous checkpoints of a run, on orbax.
+
+A step directory holds ``state`` (the arrays) and ``meta`` (JSON: evaluations so far).
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint import checkpoint_managers as policies
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is not there or does not fit; the message says what to do."""
+
+
+def _preservation(keep: int, best: str) -> policies.PreservationPolicy:
+    latest = policies.LatestN(keep)
+    if not best:
+        return latest
+    best_one = policies.BestN(
+        get_metric_fn=lambda metrics: _rank(metrics, best),
+        n=1,
+        keep_checkpoints_without_metrics=False,
+    )
+    return policies.AnyPreservationPolicy([latest, best_one])
+
+
+def _rank(metrics: Mapping[str, float] | None, best: str) -> float:
+    """Higher is better; losses are turned round, a missing number comes last."""
+    value = (metrics or {}).get(best, math.nan)
+    if math.isnan(value):
+        return -math.inf
+    return -value if best.endswith("loss") else value
+
+
+class Checkpoints:
+    """The checkpoints of one work directory.
+
+    Args:
+      directory: made when the first checkpoint is saved.
+      keep: how many of the newest stay.
+      best: metric whose best checkpoint stays as well (a name ending in ``loss`` is
+        minimised, any other maximised), or "".
+    """
+
+    def __init__(self, directory: str | epath.Path, *, keep: int = 1, best: str = ""):
+        self.directory = epath.Path(directory)
+        self._best = best
+        self._manager = ocp.CheckpointManager(
+            self.directory.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=_preservation(keep, best),
+                best_fn=(lambda metrics: _rank(metrics, best)) if best else None,
+                cleanup_tmp_directories=True,
+                create=True,
+            ),
+        )
+
+    def latest(self) -> int | None:
+        """The newest saved step."""
+        return self._manager.latest_step()
+
+    def best(self) -> int | None:
+        """The saved step with the best metric, or the newest where none has it."""
+        best = self._manager.best_step() if self._best else None
+        return self.latest() if best is None else best
+
+    def find(self, step: str) -> int:
+        """A saved step by number, ``"latest"`` or ``"best"``.
+
+        Raises:
+          CheckpointError: it is not there; those that are, are listed.
+        """
+        saved = list(self._manager.all_steps())
+        named = {"latest": self.latest(), "best": self.best()}
+        number = named.get(step, int(step) if step.isdigit() else None)
+        if number not in saved:
+            have = ", ".join(map(str, sorted(saved))) or "none"
+            raise CheckpointError(
+                f"{self.directory}: no checkpoint {step!r}; there: {have} (or latest, "
+                "best)"
+            )
+        return number
+
+    def save(self, step: int, state: Any, evaluations: Mapping[str, float]) -> None:
+        """Starts a save; only the copy off the devices is waited for.
+
+        ``evaluations`` are the newest results; they rank the checkpoint only if they
+        were measured at this very step, so the caller passes none otherwise.
+        """
+        metrics = {name: float(value) for name, value in evaluations.items()}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeSave(state),
+                meta=ocp.args.JsonSave({"step": step, "evaluations": metrics}),
+            ),
+            metrics=metrics if self._best else None,
+        )
+
+    def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, float]]:
+        """The state of ``step`` in the shardings of ``abstract_state``, and its evals."""
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeRestore(
+                    abstract_state,
+                    restore_args=ocp.checkpoint_utils.construct_restore_args(
+                        abstract_state
+                    ),
+                ),
+                meta=ocp.args.JsonRestore(),
+            ),
+        )
+        return restored["state"], restored["meta"]["evaluations"]
+
+    def wait(self) -> None:
+        """Returns when every started save is complete; raises what went wrong."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits for saves under way and frees threads."""
+        self._manager.close()
+
+
+def find_state(path: str) -> epath.Path:
+    """The newest ``state`` directory under a work directory or a checkpoint.
+
+    ``path`` may be a work directory, its ``checkpoints`` or one step in there.
+
+    Raises:
+      CheckpointError: there is none.
+    """
+    root = epath.Path(path).expanduser()
+    if (root / "state").is_dir():
+        return (root / "state").absolute()
+    for folder in (root / "checkpoints", root):
+        if folder.is_dir():
+            steps = [
+                int(child.name) for child in folder.iterdir() if child.name.isdigit()
+            ]
+            if steps:
+                return (folder / str(max(steps)) / "state").absolute()
+    raise CheckpointError(
+        f"no checkpoint in {path!r}; name a work directory, its checkpoints folder or "
+        "one step in it"
+    )
+
+
+def restore_params(path: str, abstract_params: Any) -> Any:
+    """Parameters alone, from another run, into the shardings of ``abstract_params``.
+
+    Raises:
+      CheckpointError: nothing is there, or names or shapes differ (all are listed).
+    """
+    state = find_state(path)
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        stored = checkpointer.metadata(state).item_metadata.tree["params"]
+        differences = _differences(stored, abstract_params)
+        if differences:
+            raise CheckpointError(
+                f"{path}: the checkpoint does not fit the model: "
+                + "; ".join(differences)
+            )
+        abstract = {"params": abstract_params}
+        restored = checkpointer.restore(
+            state,
+            args=ocp.args.PyTreeRestore(
+                abstract,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+                partial_restore=True,
+            ),
+        )
+    return restored["params"]
+
+
+def _differences(stored: Any, wanted: Any) -> list[str]:
+    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {
+            jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+            for path, leaf in leaves
+        }
+
+    have, want = shapes(stored), shapes(wanted)
+    missing = [f"{name} is missing" for name in want if name not in have]
+    unused = [f"{name} is not in the model" for name in have if name not in want]
+    other = [
+        f"{name} is {have[name]}, the model's {want[name]}"
+        for name in want
+        if name in have and have[name] != want[name]
+    ]
+    return missing + unused + other

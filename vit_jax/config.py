@@ -1,0 +1,296 @@
+"""Config files: load, complete, override, compare; durations to steps.
+
+Nothing here imports jax, flax or TensorFlow: a typing mistake costs no start-up time.
+"""
+
+import dataclasses
+import math
+import re
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from vit_jax.config_file import ConfigError, find, nearest, read, shipped_base
+from vit_jax.config_json import (
+    SAFE_TO_CHANGE,
+    diff,
+    from_json,
+    snapshot,
+    to_json,
+    unsafe_changes,
+)
+
+__all__ = [
+    "SAFE_TO_CHANGE",
+    "UNITS",
+    "ConfigError",
+    "check",
+    "diff",
+    "find",
+    "from_json",
+    "load",
+    "resolve_duration",
+    "snapshot",
+    "to_json",
+    "unsafe_changes",
+]
+
+UNITS = ("epochs", "steps", "examples")
+_OVERRIDE = re.compile(
+    r"-{0,2}(?P<no>no)?config\.(?P<key>[\w.-]+)(=(?P<value>.*))?", re.S
+)
+
+
+def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """Reads a config file, completes it and applies the command line.
+
+    Args:
+      spec: ``"configs/digits.py"``, or ``"configs/x.py:L/16"`` to call its
+        ``get_config("L/16")``.
+      overrides: ``"--config.optim.learning_rate=1e-3"``, with or without the dashes.
+
+    Raises:
+      ConfigError: anything in the file or the overrides that the user must change.
+    """
+    match = re.fullmatch(r"(?P<path>.*?\.py|[^:]*)(:(?P<arg>.*))?", spec, re.S)
+    path, arg = (match["path"], match["arg"]) if match else (spec, None)
+    config = read(find(path), arg)
+    base = shipped_base()
+    problems = _complete_durations(config, base)
+    problems = problems or _conform(config, _reference(config, base))
+    if problems:
+        raise ConfigError([f"{path}: {problem}" for problem in problems])
+    config.unlock().lock()  # a section that the file replaced is not locked
+    _override(config, overrides)
+    return config
+
+
+def _reference(config: ConfigDict, base: types.ModuleType) -> ConfigDict:
+    """The defaults of the sections that a config has, the replaceable ones by name."""
+    reference = base.get_config().unlock()
+    places = [("objective", config, reference), ("optim", config, reference)]
+    if isinstance(config.get("evals"), ConfigDict):
+        places += [(name, config.evals, reference.evals) for name in config.evals]
+    for place, sections, defaults in places:
+        section = sections.get(place)
+        if not isinstance(section, ConfigDict):
+            continue
+        build_section = getattr(base, str(section.get("name")), None)
+        if section.get("name") == "get_config" or not callable(build_section):
+            defaults[place] = (
+                section  # unknown here: keys are checked where it is built
+            )
+        else:
+            defaults[place] = build_section()
+    return reference
+
+
+def _complete_durations(
+    section: ConfigDict, base: types.ModuleType, prefix: str = ""
+) -> list[str]:
+    """Gives every `dict(epochs=9)` the two units that it does not name."""
+    problems = []
+    for key in list(section):
+        child, path = section[key], f"{prefix}{key}"
+        if not isinstance(child, ConfigDict) or not len(child):
+            continue
+        if not set(child) <= set(UNITS):
+            problems += _complete_durations(child, base, f"{path}.")
+            continue
+        try:
+            with section.unlocked():
+                section[key] = base.duration(**child)
+        except (TypeError, ValueError):
+            problems.append(f"{path} needs numbers, got {dict(child)}")
+    return problems
+
+
+def _conform(config: ConfigDict, reference: ConfigDict) -> list[str]:
+    """Compares keys and types with the defaults; makes 0 for a float field 0.0."""
+    given, known = dict(_fields(config)), dict(_fields(reference))
+    problems = [
+        f"unknown key {key!r}{nearest(key, known)}"
+        for key in sorted(given.keys() - known.keys())
+    ] + [
+        f"key {key!r} is missing; start from base.get_config()"
+        for key in sorted(known.keys() - given.keys())
+    ]
+    for key in sorted(given.keys() & known.keys()):
+        field, default = given[key], known[key]
+        value, wanted = field.value, default.type
+        if isinstance(value, list):
+            field.set(tuple(value))
+        elif wanted is float and type(value) is int:
+            field.set(float(value))
+        elif value is None:
+            if default.value is not None and not _is_duration(field.section):
+                problems.append(f"{key} is None, but must be a {wanted.__name__}")
+        elif not isinstance(value, wanted):
+            problems.append(f"{key} is {value!r}, but must be a {wanted.__name__}")
+    return problems
+
+
+def _is_duration(section: ConfigDict) -> bool:
+    return set(section) == set(UNITS)
+
+
+@dataclasses.dataclass
+class _Field:
+    section: ConfigDict
+    name: str
+
+    @property
+    def value(self) -> Any:
+        return self.section[self.name]
+
+    @property
+    def type(self) -> type:
+        return self.section.get_type(self.name)
+
+    def set(self, value: Any) -> None:
+        with self.section.ignore_type():
+            self.section[self.name] = value
+
+
+def _fields(section: ConfigDict, prefix: str = "") -> Iterator[tuple[str, _Field]]:
+    for name in section:
+        if isinstance(section[name], ConfigDict):
+            yield from _fields(section[name], f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", _Field(section, name)
+
+
+def _override(config: ConfigDict, overrides: Sequence[str]) -> None:
+    """Applies the command line in place; all its mistakes in one ConfigError."""
+    fields = dict(_fields(config))
+    by_key: dict[str, list[str]] = {}
+    problems = []
+    for text in overrides:
+        match = _OVERRIDE.fullmatch(text)
+        if not match:
+            problems.append(f"{text!r} is not of the form --config.KEY=VALUE")
+        elif problem := _check_override(match, config, fields):
+            problems.append(problem)
+        else:
+            by_key.setdefault(match["key"], []).append("--" + text.lstrip("-"))
+    units: dict[str, list[str]] = {}
+    for key, arguments in by_key.items():
+        problems += _apply(config, key, fields[key], arguments)
+        section, _, unit = key.rpartition(".")
+        if _is_duration(fields[key].section):
+            units.setdefault(section, []).append(unit)
+    for section, given in units.items():
+        if len(given) > 1:
+            problems.append(f"{section} is given in {' and '.join(given)}: keep one")
+        for unit in set(UNITS) - set(given):
+            fields[f"{section}.{unit}"].section[unit] = None
+    if problems:
+        raise ConfigError(problems)
+
+
+def _check_override(
+    match: re.Match[str], config: ConfigDict, fields: Mapping[str, _Field]
+) -> str | None:
+    """What is wrong with an override before its value is read, if anything."""
+    key, value = match["key"], match["value"]
+    if key not in fields:
+        inside = [field for field in fields if field.startswith(f"{key}.")]
+        if inside:
+            return f"{key} is a section; set one of its keys: {', '.join(inside)}"
+        if key == "evals":
+            return "evals is empty; add evaluations in the config file"
+        return f"unknown key {key!r}{nearest(key, fields)}"
+    wanted = fields[key].type
+    if wanted is str and value is not None and _is_number(value):
+        return f"{key} is text, got the number {value}"
+    if value is None and wanted is not bool:
+        return f"{key} needs a value: --config.{key}=VALUE"
+    return None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _apply(
+    config: ConfigDict, key: str, field: _Field, arguments: list[str]
+) -> list[str]:
+    """Sets one field with ml_collections' parsers; returns what went wrong."""
+    values = flags.FlagValues()
+    argv = ["vit-jax", *arguments]
+    try:
+        config_flags.DEFINE_config_dict(
+            "config", config, flag_values=values, sys_argv=argv
+        )
+        values(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError):
+        text = arguments[-1].partition("=")[2]
+        return [f"{key} must be of type {field.type.__name__}, got {text!r}"]
+    return []
+
+
+def resolve_duration(
+    fields: Mapping[str, Any],
+    *,
+    batch_size: int,
+    num_examples: int | None,
+    total_steps: int | None = None,
+    name: str = "duration",
+) -> int:
+    """A config's duration in steps.
+
+    Args:
+      fields: ``epochs``, ``steps`` and ``examples``, all but one of them None.
+      batch_size: examples a step.
+      num_examples: of the training split; only epochs need it.
+      total_steps: of the run, where the result must not exceed it.
+      name: of the field, for the messages.
+
+    Returns:
+      Epochs rounded to the nearest step, but at least one if there are any; examples
+      rounded up.
+
+    Raises:
+      ConfigError: not exactly one unit is set, or it is negative.
+    """
+    given = {unit: fields[unit] for unit in UNITS if fields.get(unit) is not None}
+    if len(given) != 1:
+        raise ConfigError(
+            f"{name} needs exactly one of {', '.join(UNITS)}; "
+            f"set: {', '.join(given) or 'none'}"
+        )
+    ((unit, value),) = given.items()
+    if not 0 <= value < math.inf:
+        raise ConfigError(f"{name}.{unit} must not be negative, got {value}")
+    if unit == "steps":
+        steps = int(value)
+    elif unit == "examples":
+        steps = math.ceil(value / batch_size)
+    elif num_examples is None:
+        raise ConfigError(
+            f"{name} is in epochs, but the size of the split is not known"
+        )
+    else:
+        steps = math.floor(value * num_examples / batch_size + 0.5)
+        steps = max(steps, 1) if value else 0
+    return steps if total_steps is None else min(steps, total_steps)
+
+
+def check(config: ConfigDict, *, facts: Any, num_devices: int) -> list[str]:
+    """Everything wrong with a config, a line each; compiles and writes nothing.
+
+    Args:
+      config: a loaded config.
+      facts: `data.tfds.DatasetFacts` of its data set, or None if not known.
+      num_devices: of the whole run.
+    """
+    from vit_jax import config_check  # imports jax
+
+    return config_check.check(config, facts=facts, num_devices=num_devices)

@@ -1,0 +1,356 @@
+"""Everything wrong with a config, found at once, before anything is compiled."""
+
+import inspect
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vit_jax import optim, schedules
+from vit_jax.config import resolve_duration
+from vit_jax.config_file import ConfigError, nearest, shipped_base
+from vit_jax.data import augment
+from vit_jax.evals import EVALUATORS
+from vit_jax.models import variants, vit
+from vit_jax.objectives import OBJECTIVES
+from vit_jax.objectives.supervised import LOSSES
+from vit_jax.sharding import AXES, BATCH_AXES
+
+# Keywords of an objective or optimizer that the program gives, not the config.
+_NOT_CONFIG = {"self", "encoder", "key", "learning_rate_schedule"}
+
+
+def check(config: ConfigDict, *, facts: Any, num_devices: int) -> list[str]:
+    """See `config.check`."""
+    return [
+        *_numbers(config),
+        *_model(config.model),
+        *_objective(config.objective),
+        *_optim(config.optim),
+        *_mesh_and_batch(config, num_devices),
+        *_augmentation(config),
+        *_durations(config, _num_examples(config, facts)),
+        *_data(config, facts),
+        *_evals(config),
+    ]
+
+
+def _unknown(field: str, value: Any, known: Iterable[str]) -> list[str]:
+    known = list(known)
+    if value in known:
+        return []
+    hint = nearest(str(value), known)
+    return [f"{field} {value!r} is unknown; known: {', '.join(known)}{hint}"]
+
+
+def _numbers(config: ConfigDict) -> list[str]:
+    """Ranges of single fields."""
+    model, train, data = config.model, config.train, config.data
+    problems = []
+
+    def require(ok: Callable[[Any], bool], what: str, **fields: Any) -> None:
+        for name, value in fields.items():
+            if value is not None and not ok(value):
+                path = name.replace("__", ".")
+                problems.append(f"{path} must be {what}, got {value!r}")
+
+    require(
+        lambda value: value >= 1,
+        "at least 1",
+        **{
+            f"model__{name}": model[name]
+            for name in (
+                *("width", "depth", "mlp_dim", "num_heads"),
+                *("num_classes", "unroll"),
+            )
+        },
+        train__batch_size=train.batch_size,
+        train__accumulate=train.accumulate,
+        checkpoint__keep=config.checkpoint.keep,
+        data__prefetch=data.prefetch,
+    )
+    require(
+        lambda value: 0 <= value < 1,
+        "in [0, 1)",
+        model__dropout=model.dropout,
+        model__attention_dropout=model.attention_dropout,
+        model__drop_path=model.drop_path,
+        objective__label_smoothing=config.objective.get("label_smoothing"),
+        train__ema=train.ema,
+    )
+    require(
+        lambda value: 0 <= value < math.inf,
+        "finite and not negative",
+        optim__learning_rate=config.optim.get("learning_rate"),
+        optim__weight_decay=config.optim.get("weight_decay"),
+        optim__clip_norm=config.optim.get("clip_norm"),
+        schedule__final=config.schedule.final,
+        data__threads=data.threads,
+        data__cache_mb=data.cache_mb,
+        data__augment__mixup=data.augment.mixup,
+    )
+    require(lambda value: value >= -1, "-1 or more", model__pre_logits=model.pre_logits)
+    require(lambda value: value in (1, 3), "1 or 3", model__channels=model.channels)
+    require(math.isfinite, "finite", model__head_bias=model.head_bias)
+    return problems
+
+
+def _model(model: ConfigDict) -> list[str]:
+    if not _is_size(model.image_size):
+        return [
+            "model.image_size must be (height, width) or (side,) in pixels, "
+            f"got {model.image_size!r}"
+        ]
+    try:
+        settings = variants.resolve(**model)
+    except ValueError as error:
+        size, _, patch = str(model.variant).partition("/")
+        near = nearest(size, variants.VARIANTS)
+        return [f"model.variant: {error}{near}"]
+    if min(settings["width"], settings["num_heads"]) < 1:
+        return []  # said already
+    wanted = inspect.signature(vit.check_vit).parameters
+    problems = vit.check_vit(**{name: settings[name] for name in wanted})
+    return [
+        text if text.startswith("model.") else f"model: {text}" for text in problems
+    ]
+
+
+def _is_size(size: Any) -> bool:
+    return len(size) in (1, 2) and all(type(side) is int and side > 0 for side in size)
+
+
+def _objective(section: ConfigDict) -> list[str]:
+    name = section.get("name")
+    if problems := _unknown("objective.name", name, OBJECTIVES):
+        return problems
+    problems = _keys("objective", section, OBJECTIVES[name].__init__)
+    if name == "supervised" and "loss" in section:
+        problems += _unknown("objective.loss", section.loss, LOSSES)
+    return problems
+
+
+def _optim(section: ConfigDict) -> list[str]:
+    name = section.get("name")
+    if problems := _unknown("optim.name", name, optim.OPTIMIZERS):
+        return problems
+    problems = _keys("optim", section, optim.OPTIMIZERS[name])
+    for field, known in (
+        ("decay_mask", optim.DECAY_MASKS),
+        ("mu_dtype", optim.MU_DTYPES),
+    ):
+        if field in section:
+            problems += _unknown(f"optim.{field}", section[field], known)
+    return problems
+
+
+def _keys(path: str, section: ConfigDict, build: Callable[..., Any]) -> list[str]:
+    """Compares a section's keys with the keywords of what is built from it."""
+    keywords = inspect.signature(build).parameters.values()
+    open_ended = any(word.kind is word.VAR_KEYWORD for word in keywords)
+    known = {word.name: word for word in keywords if word.name not in _NOT_CONFIG}
+    required = {
+        name
+        for name, word in known.items()
+        if word.default is word.empty and word.kind is word.KEYWORD_ONLY
+    }
+    given = set(section) - {"name"}
+    unknown = [] if open_ended else sorted(given - known.keys())
+    return [
+        f"{path}.{key} is not a setting of {section.name!r}{nearest(key, known)}"
+        for key in unknown
+    ] + [
+        f"{path}.{key} is missing; {section.name!r} needs it"
+        for key in sorted(required - given)
+    ]
+
+
+def _mesh_and_batch(config: ConfigDict, num_devices: int) -> list[str]:
+    sizes = {axis: config.mesh[axis] for axis in AXES}
+    text = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
+    if (
+        list(sizes.values()).count(-1) > 1
+        or min(1 if size == -1 else size for size in sizes.values()) < 1
+    ):
+        return [f"mesh ({text}): sizes must be positive, and at most one -1"]
+    if sizes["sequence"] not in (1, -1):
+        return [
+            f"mesh.sequence is {sizes['sequence']}: sequence parallelism is not "
+            "available; it must be 1"
+        ]
+    named = math.prod(size for size in sizes.values() if size != -1)
+    if num_devices % named or (-1 not in sizes.values() and named != num_devices):
+        relation = "divide" if -1 in sizes.values() else "be"
+        return [f"mesh ({text}): {named} must {relation} the {num_devices} devices"]
+    sizes = {
+        axis: num_devices // named if size == -1 else size
+        for axis, size in sizes.items()
+    }
+    if sizes["sequence"] != 1:
+        return ["mesh.sequence is -1: sequence parallelism is not available"]
+    parts = math.prod(sizes[axis] for axis in BATCH_AXES)
+    accumulate, batch_size = config.train.accumulate, config.train.batch_size
+    problems = []
+    if accumulate >= 1 and batch_size % (parts * accumulate):
+        also = f" times train.accumulate {accumulate}" if accumulate > 1 else ""
+        problems.append(
+            f"train.batch_size {batch_size} is not divisible by the mesh's "
+            f"slices*data*fsdp {parts}{also}"
+        )
+    for name, section in config.evals.items():
+        size = section.get("batch_size")
+        if size is not None and (size < 1 or size % parts):
+            problems.append(
+                f"evals.{name}.batch_size {size} is not divisible by the mesh's "
+                f"slices*data*fsdp {parts}"
+            )
+    return problems
+
+
+def _augmentation(config: ConfigDict) -> list[str]:
+    section, channels = config.data.augment, config.model.channels
+    problems = [
+        f"data.{name} has {len(config.data[name])} values; 1 or {channels} "
+        "(model.channels) fit"
+        for name in ("mean", "std")
+        if len(config.data[name]) not in (1, channels)
+    ]
+    if not all(value > 0 for value in config.data.std):
+        problems.append(f"data.std must be positive, got {config.data.std}")
+    if unknown := _unknown("data.augment.crop", section.crop, augment.CROPS):
+        return problems + unknown
+    for name, fits in (
+        ("area", len(section.area) == 2),
+        ("resize", len(section.resize) == 2 and _is_size(section.resize)),
+    ):
+        if not fits:
+            problems.append(f"data.augment.{name} needs two numbers: {section[name]!r}")
+            return problems
+    image_size = config.model.image_size
+    if not _is_size(image_size):
+        return problems  # said already
+    settings = {key: section[key] for key in section if key not in ("flip", "mixup")}
+    try:
+        augment.train_transform(
+            image_size=tuple(image_size) * 2 if len(image_size) == 1 else image_size,
+            channels=channels,
+            **settings,
+        )
+    except ValueError as error:
+        problems.append(f"data.augment: {error}")
+    return problems
+
+
+def _num_examples(config: ConfigDict, facts: Any) -> int | None:
+    if facts is None:
+        return None
+    from vit_jax.data.tfds import split_size
+
+    try:
+        return split_size(facts, config.data.split)
+    except ValueError:
+        return None
+
+
+def _durations(config: ConfigDict, num_examples: int | None) -> list[str]:
+    """Units, signs, and whether warmup and cooldown fit the run."""
+    places = {
+        "train.duration": config.train.duration,
+        "log.every": config.log.every,
+        "checkpoint.every": config.checkpoint.every,
+        **{
+            f"evals.{name}.every": section.every
+            for name, section in config.evals.items()
+            if "every" in section
+        },
+        "schedule.warmup": config.schedule.warmup,
+        "schedule.cooldown": config.schedule.cooldown,
+    }
+    problems = _unknown("schedule.name", config.schedule.name, schedules.SCHEDULES)
+    steps: dict[str, int] = {}
+    for name, fields in places.items():
+        try:
+            steps[name] = resolve_duration(
+                fields,
+                batch_size=max(config.train.batch_size, 1),
+                num_examples=num_examples or 1,
+                name=name,
+            )
+        except ConfigError as error:
+            problems.append(str(error))
+        else:
+            if not steps[name] and not name.startswith("schedule."):
+                problems.append(f"{name} must be positive")
+        if fields.get("epochs") is not None and not num_examples:
+            steps.pop(name, None)  # valid, but its length is not known
+    warmup, cooldown = steps.get("schedule.warmup"), steps.get("schedule.cooldown")
+    total = steps.get("train.duration")
+    if total and (warmup or 0) + (cooldown or 0) > total:
+        problems.append(
+            f"schedule.warmup ({warmup or 0} steps) and schedule.cooldown "
+            f"({cooldown or 0}) are longer than the run of {total} steps "
+            "(train.duration)"
+        )
+    if config.schedule.name == "wsd" and cooldown == 0:
+        problems.append("schedule 'wsd' needs a cooldown; set schedule.cooldown")
+    if config.schedule.name == "rsqrt" and config.schedule.timescale <= 0:
+        problems.append("schedule.timescale must be positive")
+    return problems
+
+
+def _data(config: ConfigDict, facts: Any) -> list[str]:
+    """Splits and classes against the data set's own."""
+    if facts is None:
+        return []
+    from vit_jax.data.tfds import split_size
+
+    problems = []
+    splits = {"data.split": config.data.split} | {
+        f"evals.{name}.split": section.split
+        for name, section in config.evals.items()
+        if "split" in section
+    }
+    for field, split in splits.items():
+        try:
+            if split_size(facts, split) < 1:
+                problems.append(f"{field} {split!r} is empty")
+        except ValueError as error:
+            problems.append(f"{field}: {error}")
+    ours, theirs = config.model.num_classes, facts.num_classes
+    if ours is None and theirs is None:
+        problems.append(
+            f"data set {config.data.name!r} does not say how many classes it has; "
+            "set model.num_classes"
+        )
+    elif ours is not None and theirs is not None and ours != theirs:
+        problems.append(
+            f"model.num_classes is {ours}, but data set {config.data.name!r} has "
+            f"{theirs}"
+        )
+    return problems
+
+
+def _evals(config: ConfigDict) -> list[str]:
+    base, problems = shipped_base(), []
+    for name, section in config.evals.items():
+        kind = section.get("name")
+        if unknown := _unknown(f"evals.{name}.name", kind, EVALUATORS):
+            problems += unknown
+        elif callable(getattr(base, kind, None)):
+            known = set(getattr(base, kind)())
+            problems += [
+                f"evals.{name}.{key} is missing; {kind!r} needs it"
+                for key in sorted(known - set(section))
+            ]
+    best = config.checkpoint.best
+    metrics = [
+        f"{name}/{what}" for name in config.evals for what in ("accuracy", "loss")
+    ]
+    if best and best not in metrics:
+        problems.append(
+            f"checkpoint.best {best!r} is not a result of an evaluation; "
+            + (f"known: {', '.join(metrics)}" if metrics else "there are none: set ''")
+            + nearest(best, metrics)
+        )
+    return problems

@@ -1,0 +1,146 @@
+"""Finds a config file and runs it; the errors that a user of one sees."""
+
+import contextlib
+import difflib
+import importlib.util
+import inspect
+import pathlib
+import re
+import sys
+import traceback
+import types
+from collections.abc import Iterable, Iterator, Sequence
+
+from ml_collections import ConfigDict
+
+_PACKAGE = pathlib.Path(__file__).resolve().parent
+# The folders that may hold `configs/`: the wheel's copy, the source checkout.
+_SHIPPED = (_PACKAGE / "_configs", _PACKAGE.parent)
+
+
+class ConfigError(ValueError):
+    """What the user must change, a line per problem."""
+
+    def __init__(self, problems: str | Sequence[str]):
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        text = "".join(f"\n  - {problem}" for problem in self.problems)
+        super().__init__(
+            self.problems[0]
+            if len(self.problems) == 1
+            else f"{len(self.problems)} problems in the config:{text}"
+        )
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"``, or nothing when no known name resembles it."""
+    known = list(known)
+    found = difflib.get_close_matches(name, known, n=1)
+    if not found:  # the right key in the wrong section, or with its section left out
+        leaves = {key.rpartition(".")[2]: key for key in reversed(known)}
+        close = difflib.get_close_matches(name.rpartition(".")[2], leaves, n=1)
+        found = [leaves[leaf] for leaf in close]
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def find(path: str) -> pathlib.Path:
+    """The config file: in the working directory, else the one the package ships.
+
+    Raises:
+      ConfigError: there is no such file; the message lists those there are.
+    """
+    wanted = pathlib.Path(path if path.endswith(".py") else f"{path}.py").expanduser()
+    if wanted.is_file():
+        return wanted.resolve()
+    shipped = [folder / "configs" for folder in _SHIPPED]
+    if not wanted.is_absolute() and str(wanted.parent) in (".", "configs"):
+        for folder in shipped:
+            if (folder / wanted.name).is_file():
+                return folder / wanted.name
+    names = {file.name for folder in shipped for file in folder.glob("*.py")}
+    known = [f"configs/{name}" for name in sorted(names - {"base.py", "__init__.py"})]
+    raise ConfigError(
+        f"no config file {path!r} here{nearest(str(wanted), known)} "
+        f"The package has: {', '.join(known)}"
+    )
+
+
+def read(file: pathlib.Path, arg: str | None) -> ConfigDict:
+    """Calls the file's ``get_config()``, or ``get_config(arg)``.
+
+    Raises:
+      ConfigError: the file fails, or returns something else.
+    """
+    with _importable(file):
+        return _call_get_config(file, arg)
+
+
+@contextlib.contextmanager
+def _importable(file: pathlib.Path) -> Iterator[None]:
+    """While it lasts, `configs` is the folder beside the file, then the shipped one."""
+    folders = [file.parent.parent, *_SHIPPED]
+    package = types.ModuleType("configs")
+    package.__path__ = [str(folder / "configs") for folder in folders]
+    path, bytecode = sys.path[:], sys.dont_write_bytecode
+    hidden = {name: sys.modules.pop(name) for name in _configs_modules()}
+    sys.modules["configs"] = package
+    sys.path[:0] = [str(folder) for folder in folders if folder.is_dir()]
+    sys.dont_write_bytecode = True
+    try:
+        yield
+    finally:
+        for name in _configs_modules():
+            del sys.modules[name]
+        sys.modules.update(hidden)
+        sys.path[:], sys.dont_write_bytecode = path, bytecode
+
+
+def _configs_modules() -> list[str]:
+    return [name for name in sys.modules if name.partition(".")[0] == "configs"]
+
+
+def _call_get_config(file: pathlib.Path, arg: str | None) -> ConfigDict:
+    try:
+        module = _execute(file)
+        if not hasattr(module, "get_config"):
+            raise ConfigError(f"{file} defines no get_config()")
+        if arg is not None and not inspect.signature(module.get_config).parameters:
+            raise ConfigError(f"{file}: get_config() takes no argument, got {arg!r}")
+        config = module.get_config(*([] if arg is None else [arg]))
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever the user's file does
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(file)]
+        line = lines[-1] if lines else getattr(error, "lineno", None)
+        message = re.sub(r" Other fields present: .*\n", " ", str(error), flags=re.S)
+        raise ConfigError(
+            f"{file}{f', line {line}' if line else ''}: "
+            f"{type(error).__name__}: {' '.join(message.split())}"
+        ) from error
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(
+            f"{file}: get_config() returned a {type(config).__name__}; "
+            "start from base.get_config() and return it"
+        )
+    return config
+
+
+def _execute(file: pathlib.Path) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location("configs._loaded", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def shipped_base() -> types.ModuleType:
+    """The module `configs/base.py` that this version of the package came with."""
+    file = next(
+        folder / "configs/base.py"
+        for folder in _SHIPPED
+        if (folder / "configs/base.py").is_file()
+    )
+    with _importable(file):
+        return _execute(file)

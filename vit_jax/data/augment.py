@@ -1,0 +1,345 @@
+"""Image work on the host: decode, random crops for training, crops for evaluation.
+
+Everything is a pure function of (image, rng): uint8 in, uint8 out. Flip, colour,
+normalisation, mixup and erasing act on whole batches, on the device, in mixing.py.
+A result may share memory with the array that was passed in: copy before writing.
+"""
+
+import functools
+import io
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from vit_jax.data.randaugment import Number, UInt8Image, randaugment
+
+# Threads of the input pipeline already use every core.
+cv2.setNumThreads(0)
+
+_CROP_ATTEMPTS = 100
+
+
+def decode(image: bytes | np.ndarray, *, channels: int) -> UInt8Image:
+    """Turns encoded bytes or a pixel array into a uint8 image [H, W, channels].
+
+    EXIF orientation is ignored and alpha is dropped, as TensorFlow does. A file that
+    is damaged but has a valid header may decode to garbled pixels without an error:
+    the decoders do not report it.
+
+    Args:
+      image: an encoded PNG, JPEG, WebP, ... file, or uint8 pixels [H, W], [H, W, 1] or
+        [H, W, 3] in RGB order. Pixels that already fit are returned as they are.
+      channels: 3 for RGB, 1 for gray.
+
+    Raises ValueError for bytes that are no image and arrays of other shapes or types.
+    """
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 (gray) or 3 (RGB), got {channels}")
+    if isinstance(image, bytes):
+        return _decode_bytes(image, channels)
+    if image.dtype != np.uint8 or image.ndim not in (2, 3):
+        raise ValueError(
+            "expected uint8 pixels [H, W], [H, W, 1] or [H, W, 3], "
+            f"got {image.dtype} {list(image.shape)}"
+        )
+    if image.ndim == 2:
+        image = image[:, :, None]
+    if image.shape[2] == channels:
+        return image
+    if image.shape[2] == 1:
+        return _with_channels(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB))
+    if image.shape[2] == 3:
+        return _with_channels(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
+    raise ValueError(f"expected 1 or 3 channels, got pixels {list(image.shape)}")
+
+
+def inception_crop(
+    image: UInt8Image,
+    rng: np.random.Generator,
+    *,
+    image_size: tuple[int, int],
+    area: tuple[Number, Number] = (0.05, 1.0),
+    ratio: tuple[Number, Number] = (3 / 4, 4 / 3),
+) -> UInt8Image:
+    """Crops a random box of random shape, then resizes it (arXiv 1409.4842).
+
+    Sampling follows tf.image.sample_distorted_bounding_box: the aspect ratio (width
+    over height) is uniform in `ratio` and, given it, the height is uniform over what
+    `area` and the image allow. So small areas are likelier than under the uniform
+    area and log-uniform ratio of other libraries: a mean of about 0.4, not 0.5, for
+    5 to 100%. Unlike TF, the last row and column can start a box, and a box is
+    redrawn, not adjusted by a row, when rounding takes it out of `area`. After 100
+    attempts the whole image is used.
+
+    Args:
+      image: uint8 image [H, W, C].
+      rng: source of the box.
+      image_size: (height, width) of the result; bilinear, no antialiasing.
+      area: smallest and largest area of the box as a fraction of the image's.
+      ratio: smallest and largest aspect ratio of the box.
+    """
+    top, left, height, width = _sample_box(
+        image.shape[0], image.shape[1], rng, area=area, ratio=ratio
+    )
+    return _scale(image[top : top + height, left : left + width], image_size)
+
+
+def random_crop(
+    image: UInt8Image,
+    rng: np.random.Generator,
+    *,
+    image_size: tuple[int, int],
+    resize: tuple[int, int],
+) -> UInt8Image:
+    """Resizes to `resize` (height, width), then crops `image_size` anywhere in it."""
+    return _random_window(_scale(image, resize), rng, image_size)
+
+
+def pad_crop(
+    image: UInt8Image,
+    rng: np.random.Generator,
+    *,
+    image_size: tuple[int, int],
+    pad: int,
+) -> UInt8Image:
+    """Pads with `pad` zeros on every side, then crops: a random shift, as for CIFAR.
+
+    An image of another size is resized to `image_size` first.
+    """
+    image = _scale(image, image_size)
+    padded = cv2.copyMakeBorder(
+        image, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=(0, 0, 0)
+    )
+    return _random_window(_with_channels(padded), rng, image_size)
+
+
+def resize(image: UInt8Image, *, image_size: tuple[int, int]) -> UInt8Image:
+    """Resizes to `image_size` (height, width), bilinear, whatever the aspect ratio."""
+    return _scale(image, image_size)
+
+
+def resize_small(image: UInt8Image, *, size: int) -> UInt8Image:
+    """Brings the smaller side to `size` and keeps the aspect ratio.
+
+    Area interpolation when it shrinks, linear when it enlarges.
+    """
+    height, width = image.shape[:2]
+    factor = size / min(height, width)
+    target = (round(height * factor), round(width * factor))
+    return _scale(image, target, cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+
+
+def central_crop(image: UInt8Image, *, image_size: tuple[int, int]) -> UInt8Image:
+    """Cuts `image_size` (height, width) out of the middle.
+
+    An image that is too small is first enlarged, with its aspect ratio, until it
+    covers the crop.
+    """
+    height, width = image.shape[:2]
+    factor = max(image_size[0] / height, image_size[1] / width)
+    if factor > 1:
+        height = max(round(height * factor), image_size[0])
+        width = max(round(width * factor), image_size[1])
+        image = _scale(image, (height, width))
+    top = (height - image_size[0]) // 2
+    left = (width - image_size[1]) // 2
+    return image[top : top + image_size[0], left : left + image_size[1]]
+
+
+CROPS: Mapping[str, Callable[..., UInt8Image]] = MappingProxyType(
+    {
+        "inception": inception_crop,
+        "random": random_crop,
+        "pad": pad_crop,
+        "resize": lambda image, rng, *, image_size: _scale(image, image_size),
+    }
+)
+
+
+def train_transform(
+    *,
+    image_size: tuple[int, int],
+    channels: int,
+    crop: str,
+    area: tuple[Number, Number],
+    resize: tuple[int, int] | None,
+    pad: int,
+    randaugment_layers: int,
+    randaugment_magnitude: Number,
+) -> Callable[[bytes | np.ndarray, np.random.Generator], UInt8Image]:
+    """Builds the training transform: decode, crop, RandAugment.
+
+    Args:
+      image_size: (height, width) of the result.
+      channels: 3 for RGB, 1 for gray.
+      crop: a name in `CROPS`.
+      area: range of the area fraction; used by "inception" only.
+      resize: (height, width) before the crop; used by "random" only.
+      pad: zeros on every side, in pixels; used by "pad" only.
+      randaugment_layers: number of operations; 0 turns RandAugment off.
+      randaugment_magnitude: shared strength of the operations.
+
+    Returns:
+      A function (image, rng) -> contiguous uint8 [H, W, C].
+
+    Raises ValueError for an unknown crop or an argument out of range.
+    """
+    if crop not in CROPS:
+        raise ValueError(f"unknown crop {crop!r}; known: {', '.join(sorted(CROPS))}")
+    _check_train(image_size, crop, area, resize, pad)
+    if randaugment_layers < 0 or randaugment_magnitude < 0:
+        raise ValueError(
+            "randaugment layers and magnitude must not be negative, got "
+            f"({randaugment_layers}, {randaugment_magnitude})"
+        )
+    settings: dict[str, dict[str, Any]] = {
+        "inception": {"area": area},
+        "random": {"resize": resize},
+        "pad": {"pad": pad},
+    }
+    crop_image = functools.partial(
+        CROPS[crop], image_size=image_size, **settings.get(crop, {})
+    )
+
+    def transform(image: bytes | np.ndarray, rng: np.random.Generator) -> UInt8Image:
+        image = crop_image(decode(image, channels=channels), rng)
+        if randaugment_layers:
+            # Cropped views are uncontiguous, which OpenCV and PIL would copy per op.
+            image = randaugment(
+                np.ascontiguousarray(image),
+                rng,
+                layers=randaugment_layers,
+                magnitude=randaugment_magnitude,
+            )
+        return np.ascontiguousarray(image)
+
+    return transform
+
+
+def eval_transform(
+    *, image_size: tuple[int, int], channels: int, resize: int
+) -> Callable[[bytes | np.ndarray], UInt8Image]:
+    """Builds the evaluation transform: decode, resize, central crop.
+
+    Args:
+      image_size: (height, width) of the result.
+      channels: 3 for RGB, 1 for gray.
+      resize: the smaller side before the central crop, for example 256 for 224; 0
+        resizes straight to `image_size` and crops nothing.
+
+    Returns:
+      A function image -> contiguous uint8 [H, W, C].
+    """
+    if resize < 0:
+        raise ValueError(f"resize must be 0 (no crop) or positive, got {resize}")
+
+    def transform(image: bytes | np.ndarray) -> UInt8Image:
+        image = decode(image, channels=channels)
+        if resize:
+            image = resize_small(image, size=resize)
+            image = central_crop(image, image_size=image_size)
+        return np.ascontiguousarray(_scale(image, image_size))
+
+    return transform
+
+
+def _check_train(
+    image_size: tuple[int, int],
+    crop: str,
+    area: tuple[Number, Number],
+    resize: tuple[int, int] | None,
+    pad: int,
+) -> None:
+    """Reports what the chosen crop cannot work with, before any image is read."""
+    if crop == "inception" and not 0 < area[0] <= area[1] <= 1:
+        raise ValueError(f"area must satisfy 0 < low <= high <= 1, got {area}")
+    if crop == "random" and (
+        resize is None or resize[0] < image_size[0] or resize[1] < image_size[1]
+    ):
+        raise ValueError(
+            f'"random" needs resize of at least {image_size}, got {resize}'
+        )
+    if crop == "pad" and pad < 0:
+        raise ValueError(f"pad must not be negative, got {pad}")
+
+
+def _decode_bytes(data: bytes, channels: int) -> UInt8Image:
+    flags = cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE
+    flags |= cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:  # an empty buffer, or more pixels than OpenCV's limit
+        pixels = None
+    if pixels is None:
+        return _decode_with_pil(data, channels)
+    if channels == 3:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    return _with_channels(pixels)
+
+
+def _decode_with_pil(data: bytes, channels: int) -> UInt8Image:
+    """Decodes the formats that OpenCV does not read."""
+    mode = "RGB" if channels == 3 else "L"
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            return _with_channels(np.array(opened.convert(mode)))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"cannot decode image: {len(data)} bytes starting {data[:8]!r} are in no "
+            "format that OpenCV or PIL reads, or are damaged"
+        ) from error
+
+
+def _sample_box(
+    image_height: int,
+    image_width: int,
+    rng: np.random.Generator,
+    *,
+    area: tuple[Number, Number],
+    ratio: tuple[Number, Number],
+) -> tuple[int, int, int, int]:
+    """Draws (top, left, height, width) of an inception crop."""
+    smallest, largest = (fraction * image_height * image_width for fraction in area)
+    for _ in range(_CROP_ATTEMPTS):
+        aspect = rng.uniform(*ratio)
+        low = max(round(math.sqrt(smallest / aspect)), 1)
+        high = round(math.sqrt(largest / aspect))
+        high = min(high, image_height, int((image_width + 0.5) / aspect))
+        if low > high:
+            continue
+        height = int(rng.integers(low, high + 1))
+        width = min(max(round(height * aspect), 1), image_width)
+        if smallest <= height * width <= largest:
+            top = int(rng.integers(image_height - height + 1))
+            left = int(rng.integers(image_width - width + 1))
+            return top, left, height, width
+    return 0, 0, image_height, image_width
+
+
+def _random_window(
+    image: UInt8Image, rng: np.random.Generator, size: tuple[int, int]
+) -> UInt8Image:
+    """Cuts a window of `size` out of a uniformly random place."""
+    top = int(rng.integers(image.shape[0] - size[0] + 1))
+    left = int(rng.integers(image.shape[1] - size[1] + 1))
+    return image[top : top + size[0], left : left + size[1]]
+
+
+def _scale(
+    image: UInt8Image, size: tuple[int, int], interpolation: int = cv2.INTER_LINEAR
+) -> UInt8Image:
+    """Resizes to `size` (height, width); returns the image itself if it fits."""
+    if image.shape[:2] == size:
+        return image
+    scaled = cv2.resize(image, (size[1], size[0]), interpolation=interpolation)
+    return _with_channels(scaled)
+
+
+def _with_channels(image: np.ndarray) -> UInt8Image:
+    """Restores the channel axis that OpenCV and PIL drop when it is one."""
+    return image if image.ndim == 3 else image[:, :, None]

@@ -1,0 +1,6 @@
+"""Evaluators by name; adding one is a file and an entry here."""
+
+from vit_jax.evals.base import Evaluator
+from vit_jax.evals.classification import Classification
+
+EVALUATORS: dict[str, type[Evaluator]] = {"classification": Classification}

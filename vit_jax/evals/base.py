@@ -1,0 +1,15 @@
+"""What an evaluator is."""
+
+from typing import Any, Protocol
+
+
+class Evaluator(Protocol):
+    """Measures a set of parameters; exact on any number of devices."""
+
+    def run(self, params: dict[str, Any], frozen: dict[str, Any]) -> dict[str, float]:
+        """Returns named numbers, such as ``{"accuracy": 0.97}``."""
+        ...
+
+    def close(self) -> None:
+        """Frees threads and files."""
+        ...

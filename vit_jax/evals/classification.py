@@ -1,0 +1,68 @@
+"""Accuracy and loss over a whole split, exact to the last example."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from vit_jax.data.mixing import normalize
+from vit_jax.data.pipeline import Loader, eval_batches
+from vit_jax.objectives.base import merge
+
+
+class Classification:
+    """Top-1 accuracy and softmax cross-entropy of ``predict(images)["logits"]``.
+
+    The last batch is padded and masked, and counts are summed on the devices, so the
+    result does not depend on the batch size, the devices or the processes.
+
+    Args:
+      loader: the split, in order, as the model sees it.
+      graphdef: structure of the objective (`objectives.base.split`).
+      mean, std: normalisation of pixels, as in training.
+    """
+
+    def __init__(
+        self,
+        *,
+        loader: Loader,
+        graphdef: Any,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ):
+        self.loader = loader
+
+        @jax.jit
+        def count(params, frozen, batch):
+            images = normalize(batch["image"], mean, std)
+            logits = merge(graphdef, params, frozen).predict(images)["logits"]
+            labels, mask = batch["label"], batch["mask"]
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            correct = (logits.argmax(axis=-1) == labels) & mask
+            return {
+                "correct": correct.sum(),
+                "loss": jnp.where(mask, losses, 0.0).sum(),
+                "examples": mask.sum(),
+            }
+
+        self._count = count
+
+    def run(self, params: dict[str, Any], frozen: dict[str, Any]) -> dict[str, float]:
+        """Returns ``accuracy`` in 0..1, mean ``loss`` and the number of ``examples``."""
+        # One small transfer a batch, after the next is already running.
+        counts = [
+            self._count(params, frozen, batch) for batch in eval_batches(self.loader)
+        ]
+        sums = jax.tree.map(
+            lambda *parts: sum(map(float, parts)), *jax.device_get(counts)
+        )
+        return {
+            "accuracy": sums["correct"] / sums["examples"],
+            "loss": sums["loss"] / sums["examples"],
+            "examples": sums["examples"],
+        }
+
+    def close(self) -> None:
+        """Ends the loader's threads."""
+        self.loader.close()

@@ -1,0 +1,1 @@
+"""The Vision Transformer: layers, attention, the stack of blocks, positions, sizes."""

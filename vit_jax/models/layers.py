@@ -1,0 +1,211 @@
+"""The parts of a ViT: patch embedding, dropout, drop-path, MLP, block, attention pool.
+
+Randomness is an explicit ``key``; ``None`` means deterministic. No layer keeps state.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Key
+
+from vit_jax.models.attention import Attention
+
+LAYER_NORM_EPSILON = 1e-6
+
+layer_norm = functools.partial(
+    nnx.LayerNorm, epsilon=LAYER_NORM_EPSILON, param_dtype=jnp.float32
+)
+
+
+def split_key(key: Key[Array, ""] | None, num: int) -> list:
+    """Splits a key in ``num``, or passes None on ``num`` times."""
+    return [None] * num if key is None else list(jax.random.split(key, num))
+
+
+def dropout(
+    inputs: Float[Array, "..."], rate: float, key: Key[Array, ""] | None
+) -> Float[Array, "..."]:
+    """Zeroes elements at ``rate`` and scales the rest by ``1 / (1 - rate)``."""
+    if key is None or rate == 0.0:
+        return inputs
+    keep = jax.random.bernoulli(key, 1.0 - rate, inputs.shape)
+    return jnp.where(keep, inputs / (1.0 - rate), 0).astype(inputs.dtype)
+
+
+def drop_path(
+    residual: Float[Array, "B ..."],
+    rate: float | Float[Array, ""],
+    key: Key[Array, ""] | None,
+) -> Float[Array, "B ..."]:
+    """Drops the whole residual branch of a row at ``rate`` (arXiv 1603.09382).
+
+    ``rate`` may be traced: under a scan each layer has its own. Kept rows are scaled
+    by ``1 / (1 - rate)``.
+    """
+    if key is None or (isinstance(rate, float) and rate == 0.0):
+        return residual
+    shape = residual.shape[:1] + (1,) * (residual.ndim - 1)
+    keep = jax.random.bernoulli(key, 1.0 - rate, shape)
+    scale = jnp.where(keep, 1.0 / (1.0 - rate), 0.0)
+    return residual * scale.astype(residual.dtype)
+
+
+class Mlp(nnx.Module):
+    """Two dense layers with a tanh-approximated GELU between them.
+
+    Kernels xavier-uniform, biases normal(1e-6), as in arXiv 2010.11929's code.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        mlp_dim: int,
+        dropout: float,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        dense = functools.partial(
+            nnx.Linear,
+            kernel_init=nnx.initializers.xavier_uniform(),
+            bias_init=nnx.initializers.normal(stddev=1e-6),
+            dtype=dtype,
+            param_dtype=jnp.float32,
+            rngs=rngs,
+        )
+        self.hidden = dense(width, mlp_dim)
+        self.out = dense(mlp_dim, width)
+        self.dropout = dropout
+
+    def __call__(
+        self, inputs: Float[Array, "... D"], *, key: Key[Array, ""] | None = None
+    ) -> Float[Array, "... D"]:
+        hidden = nnx.gelu(self.hidden(inputs), approximate=True)
+        return self.out(dropout(hidden, self.dropout, key))
+
+
+class Block(nnx.Module):
+    """Pre-norm encoder block: ``x + drop(attention(LN(x)))``, ``x + drop(MLP(LN(x)))``."""
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        mlp_dim: int,
+        num_heads: int,
+        dropout: float,
+        attention_dropout: float,
+        attention: str,
+        remat_attention: bool,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.attention_norm = layer_norm(width, dtype=dtype, rngs=rngs)
+        self.attention = Attention(
+            width=width,
+            num_heads=num_heads,
+            dropout=attention_dropout,
+            implementation=attention,
+            remat=remat_attention,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.mlp_norm = layer_norm(width, dtype=dtype, rngs=rngs)
+        self.mlp = Mlp(
+            width=width, mlp_dim=mlp_dim, dropout=dropout, dtype=dtype, rngs=rngs
+        )
+        self.dropout = dropout
+
+    def __call__(
+        self,
+        tokens: Float[Array, "B N D"],
+        *,
+        mask: Bool[Array, "#B #H #N N"] | None = None,
+        drop_path_rate: float | Float[Array, ""] = 0.0,
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "B N D"]:
+        keys = split_key(key, 6)
+        branch = self.attention(self.attention_norm(tokens), mask=mask, key=keys[0])
+        branch = dropout(branch, self.dropout, keys[1])
+        tokens = tokens + drop_path(branch, drop_path_rate, keys[2])
+        branch = self.mlp(self.mlp_norm(tokens), key=keys[3])
+        branch = dropout(branch, self.dropout, keys[4])
+        return tokens + drop_path(branch, drop_path_rate, keys[5])
+
+
+def patchify(
+    images: Float[Array, "B H W C"], patch_size: tuple[int, int]
+) -> Float[Array, "B N P"]:
+    """Cuts images into flattened patches, row by row; a patch is ``(ph, pw, C)``."""
+    batch, height, width, channels = images.shape
+    ph, pw = patch_size
+    patches = images.reshape(batch, height // ph, ph, width // pw, pw, channels)
+    patches = patches.transpose(0, 1, 3, 2, 4, 5)  # [B, H/ph, W/pw, ph, pw, C]
+    return patches.reshape(batch, -1, ph * pw * channels)
+
+
+class PatchEmbedding(nnx.Module):
+    """Linear projection of patches; the kernel is ``[ph, pw, C, D]`` as on disk."""
+
+    def __init__(
+        self,
+        *,
+        patch_size: tuple[int, int],
+        channels: int,
+        width: int,
+        dtype: jnp.dtype,
+        key: jax.Array,
+    ):
+        shape = (*patch_size, channels, width)
+        kernel = nnx.initializers.lecun_normal(in_axis=(0, 1, 2))(key, shape)
+        self.kernel = nnx.Param(kernel)
+        self.bias = nnx.Param(jnp.zeros((width,)))
+        self.patch_size = patch_size
+        self.dtype = dtype
+
+    def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B N D"]:
+        patches = patchify(images.astype(self.dtype), self.patch_size)
+        kernel = self.kernel[...].astype(self.dtype)
+        tokens = patches @ kernel.reshape(-1, kernel.shape[-1])
+        return tokens + self.bias[...].astype(self.dtype)
+
+
+class AttentionPool(nnx.Module):
+    """MAP head: a learned probe attends to all tokens (arXiv 2106.04560)."""
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        mlp_dim: int,
+        num_heads: int,
+        dtype: jnp.dtype,
+        key: jax.Array,
+    ):
+        probe_key, key = jax.random.split(key)
+        rngs = nnx.Rngs(key)
+        self.probe = nnx.Param(
+            nnx.initializers.xavier_uniform()(probe_key, (1, 1, width))
+        )
+        self.attention = Attention(
+            width=width,
+            num_heads=num_heads,
+            dropout=0.0,
+            implementation="xla",
+            remat=False,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.norm = layer_norm(width, dtype=dtype, rngs=rngs)
+        self.mlp = Mlp(
+            width=width, mlp_dim=mlp_dim, dropout=0.0, dtype=dtype, rngs=rngs
+        )
+
+    def __call__(self, tokens: Float[Array, "B N D"]) -> Float[Array, "B D"]:
+        probe = self.probe[...].astype(tokens.dtype)
+        probe = jnp.broadcast_to(probe, (tokens.shape[0], *probe.shape[1:]))
+        pooled = self.attention(probe, tokens)
+        pooled = pooled + self.mlp(self.norm(pooled))
+        return pooled[:, 0]

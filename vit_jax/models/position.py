@@ -1,0 +1,26 @@
+"""Fixed position embeddings on the grid of patches."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def sincos2d(
+    height: int, width: int, dim: int, temperature: float = 10_000.0
+) -> Float[Array, "N D"]:
+    """2-D sine-cosine embeddings in the MoCo-v3 form (arXiv 2104.02057).
+
+    Row ``y * width + x`` is ``[sin x, cos x, sin y, cos y]`` over ``dim / 4``
+    frequencies whose exponents run from 0 to 1 inclusive. (MAE's variant has other
+    frequencies and another order; the two must not be mixed.)
+
+    Raises:
+      ValueError: ``dim`` is not a multiple of 4, or is below 8.
+    """
+    if dim % 4 or dim < 8:
+        raise ValueError(f"sincos2d needs a width that is a multiple of 4, got {dim}")
+    omega = jnp.arange(dim // 4, dtype=jnp.float32) / (dim // 4 - 1)
+    omega = 1.0 / temperature**omega
+    y, x = jnp.mgrid[:height, :width]
+    y = y.reshape(-1, 1) * omega  # [N, D/4]
+    x = x.reshape(-1, 1) * omega
+    return jnp.concatenate([jnp.sin(x), jnp.cos(x), jnp.sin(y), jnp.cos(y)], axis=1)

@@ -1,0 +1,1 @@
+"""What a run needs and what hardware offers, worked out before anything is started."""

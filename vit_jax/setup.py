@@ -1,0 +1,265 @@
+"""From a checked config to the parts of a run: mesh, state, step, data, evaluators.
+
+`train`, `evaluate` and planning build through these functions, so that what is
+evaluated or planned is what runs. Nothing here allocates before its shardings exist.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from flax import nnx
+from ml_collections import ConfigDict
+
+from vit_jax import evals, objectives, optim, sharding, train_state
+from vit_jax.config import ConfigError, check, resolve_duration
+from vit_jax.data import augment, mixing
+from vit_jax.data.pipeline import Loader, Source
+from vit_jax.data.tfds import DataError, DatasetFacts, TfdsSource, describe, split_size
+from vit_jax.models import vit
+from vit_jax.objectives.base import split
+from vit_jax.train_state import TrainState
+from vit_jax.train_step import TrainStep, build_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """Every duration of a config, in steps."""
+
+    total: int
+    warmup: int
+    cooldown: int
+    checkpoint_every: int
+    log_every: int
+    eval_every: Mapping[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What the loop runs: structure, shapes, shardings and the jitted step."""
+
+    mesh: jax.sharding.Mesh
+    graphdef: Any
+    state_shapes: TrainState  # ShapeDtypeStructs that carry their shardings
+    frozen: dict[str, Any]
+    train_step: TrainStep
+    init: Any  # init() -> TrainState, in its shards
+    schedule: Any
+    step_key: jax.Array
+    flops_per_image: int
+
+
+def describe_data(config: ConfigDict) -> DatasetFacts:
+    """Reads the prepared data set's own description; no TensorFlow.
+
+    Raises:
+      ConfigError: together with every other problem of the config.
+    """
+    data = config.data
+    try:
+        facts = describe(data.name, dir=data.dir or None, label_key=data.label_key)
+    except DataError as error:
+        others = check(config, facts=None, num_devices=jax.device_count())
+        raise ConfigError([str(error), *others]) from error
+    problems = check(config, facts=facts, num_devices=jax.device_count())
+    if problems:
+        raise ConfigError(problems)
+    return facts
+
+
+def resolve(config: ConfigDict, facts: DatasetFacts) -> ConfigDict:
+    """A copy with what the data set decides filled in: the number of classes."""
+    config = ConfigDict(config.copy_and_resolve_references())
+    if config.model.num_classes is None:
+        config.model.num_classes = facts.num_classes
+    return config.lock()
+
+
+def resolve_steps(config: ConfigDict, num_examples: int) -> Steps:
+    """Turns every duration of a config into steps."""
+    steps = functools.partial(
+        resolve_duration,
+        batch_size=config.train.batch_size,
+        num_examples=num_examples,
+    )
+    return Steps(
+        total=steps(config.train.duration),
+        warmup=steps(config.schedule.warmup),
+        cooldown=steps(config.schedule.cooldown),
+        checkpoint_every=max(1, steps(config.checkpoint.every)),
+        log_every=max(1, steps(config.log.every)),
+        eval_every={
+            name: max(1, steps(section.every)) for name, section in config.evals.items()
+        },
+    )
+
+
+def build_parts(
+    config: ConfigDict, steps: Steps, *, devices: Sequence[jax.Device] | None = None
+) -> Parts:
+    """Shapes, then shardings, then functions that will run on the mesh.
+
+    ``devices`` defaults to all of them.
+    """
+    mesh = sharding.build_mesh(**config.mesh, devices=devices)
+    batch_sharding = sharding.batch_sharding(mesh)
+    init_key, step_key = jax.random.split(jax.random.key(config.seed))
+    settings = {name: value for name, value in config.model.items()}
+    del settings["init_from"]  # a matter of the state, not of the model
+
+    def make_objective(key: jax.Array) -> Any:
+        encoder = vit.build(**settings, sharding=batch_sharding, key=key)
+        return objectives.build(config.objective, encoder=encoder)
+
+    schedule_section = dict(config.schedule)
+    del schedule_section["warmup"], schedule_section["cooldown"]
+    tx, schedule = optim.build(
+        config.optim,
+        schedule_section={
+            **schedule_section,
+            "warmup_steps": steps.warmup,
+            "cooldown_steps": steps.cooldown,
+        },
+        total_steps=steps.total,
+    )
+
+    def init_params(key: jax.Array) -> tuple[dict, dict]:
+        _, params, frozen = split(make_objective(key))
+        return params, frozen
+
+    def init_state(key: jax.Array) -> TrainState:
+        params, _ = init_params(key)
+        return train_state.create(params, tx, with_ema=config.train.ema > 0)
+
+    objective = nnx.eval_shape(lambda: make_objective(init_key))
+    graphdef, _, _ = split(objective)
+    shapes = jax.eval_shape(init_state, init_key)
+    shardings = state_shardings(shapes, mesh)
+    _, frozen_shapes = jax.eval_shape(init_params, init_key)
+    frozen = jax.jit(
+        lambda key: init_params(key)[1],
+        out_shardings=sharding.param_shardings(frozen_shapes, mesh),
+    )(init_key)
+    prepare = mixing.build_prepare(
+        num_classes=config.model.num_classes,
+        mean=config.data.mean,
+        std=config.data.std,
+        flip_images=config.data.augment.flip,
+        mixup_alpha=config.data.augment.mixup,
+    )
+    step = build_train_step(
+        graphdef,
+        tx,
+        prepare_batch=prepare,
+        accumulate=config.train.accumulate,
+        ema=config.train.ema,
+    )
+    return Parts(
+        mesh=mesh,
+        graphdef=graphdef,
+        state_shapes=jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=place
+            ),
+            shapes,
+            shardings,
+        ),
+        frozen=frozen,
+        train_step=jax.jit(
+            step,
+            donate_argnums=0,
+            out_shardings=(shardings, sharding.replicated(mesh)),
+        ),
+        init=lambda: train_state.init_sharded(init_state, init_key, shardings),
+        schedule=schedule,
+        step_key=jax.device_put(step_key, sharding.replicated(mesh)),
+        flops_per_image=objective.train_flops(),
+    )
+
+
+def state_shardings(shapes: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
+    """Where each array of the state lives: parameters by rule, the rest after them."""
+    params = sharding.param_shardings(shapes.params, mesh)
+    return TrainState(
+        step=sharding.replicated(mesh),
+        params=params,
+        opt_state=sharding.opt_state_shardings(
+            shapes.opt_state, shapes.params, params, mesh
+        ),
+        ema=params if shapes.ema else {},
+    )
+
+
+def open_source(config: ConfigDict, split: str) -> Source:
+    """The examples of one split of the configured data set."""
+    data = config.data
+    return TfdsSource(
+        name=data.name,
+        split=split,
+        dir=data.dir or None,
+        image_key=data.image_key,
+        label_key=data.label_key,
+        cache_bytes=data.cache_mb << 20,
+    )
+
+
+def image_size(config: ConfigDict) -> tuple[int, int]:
+    """Height and width; one value means a square."""
+    size = config.model.image_size
+    return (size[0], size[-1])
+
+
+def build_loader(config: ConfigDict, mesh: jax.sharding.Mesh) -> Loader:
+    """The training split, augmented on the host."""
+    section = config.data.augment
+    transform = augment.train_transform(
+        image_size=image_size(config),
+        channels=config.model.channels,
+        crop=section.crop,
+        area=section.area,
+        resize=section.resize,
+        pad=section.pad,
+        randaugment_layers=section.randaugment_layers,
+        randaugment_magnitude=section.randaugment_magnitude,
+    )
+    return Loader(
+        open_source(config, config.data.split),
+        transform,
+        sharding=sharding.batch_sharding(mesh),
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        threads=config.data.threads,
+    )
+
+
+def build_evaluator(
+    config: ConfigDict, name: str, *, parts: Parts
+) -> evals.base.Evaluator:
+    """The evaluator of ``config.evals[name]``, reading its own split."""
+    section = config.evals[name]
+    transform = augment.eval_transform(
+        image_size=image_size(config),
+        channels=config.model.channels,
+        resize=section.resize,
+    )
+    loader = Loader(
+        open_source(config, section.split),
+        lambda image, rng: transform(image),
+        sharding=sharding.batch_sharding(parts.mesh),
+        batch_size=section.batch_size or config.train.batch_size,
+        seed=config.seed,
+        threads=config.data.threads,
+    )
+    return evals.EVALUATORS[section.name](
+        loader=loader,
+        graphdef=parts.graphdef,
+        mean=config.data.mean,
+        std=config.data.std,
+    )
+
+
+def num_train_examples(config: ConfigDict, facts: DatasetFacts) -> int:
+    """Examples of ``config.data.split``."""
+    return split_size(facts, config.data.split)

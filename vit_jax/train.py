@@ -1,0 +1,363 @@
+"""Training: set-up in named steps, then the loop."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+from vit_jax import metrics as reporting
+from vit_jax import setup
+from vit_jax.checkpoint import Checkpoints, restore_params
+from vit_jax.config import ConfigError, diff, snapshot, unsafe_changes
+from vit_jax.data.pipeline import train_batches
+from vit_jax.plan import chips
+from vit_jax.report import curves
+
+Scalars = dict[str, float]
+
+
+class NonFiniteError(ArithmeticError):
+    """Training diverged; the message names the step and the last good checkpoint."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a run ended."""
+
+    steps: int
+    trained_steps: int  # by this call
+    seconds: float  # of this call, compilation and evaluation included
+    img_per_sec: float  # while stepping, in this call
+    evaluations: Scalars
+    workdir: epath.Path
+
+
+def save_config(config: ConfigDict, workdir: epath.Path) -> None:
+    """Writes ``config.json``, or checks that it asks for the same run as the one there.
+
+    Raises:
+      ConfigError: another run is in this directory; the differences are listed.
+    """
+    path = workdir / "config.json"
+    new = snapshot(config)
+    if path.exists():
+        old = json.loads(path.read_text())
+        unsafe = unsafe_changes(old["config"], new["config"])
+        if unsafe:
+            raise ConfigError(
+                [
+                    f"{workdir} holds a run with another config; use another --workdir, "
+                    "or undo:",
+                    *unsafe,
+                ]
+            )
+        if not diff(old["config"], new["config"]):
+            return
+    workdir.mkdir(parents=True, exist_ok=True)
+    temporary = workdir / "config.json.tmp"
+    temporary.write_text(json.dumps(new, indent=2))
+    temporary.rename(path)
+
+
+class Evaluations:
+    """The evaluators of a config, and when each is due."""
+
+    def __init__(self, config: ConfigDict, parts: setup.Parts, steps: setup.Steps):
+        self._every = steps.eval_every
+        self._total = steps.total
+        self._parts = parts
+        self._evaluators = {
+            name: setup.build_evaluator(config, name, parts=parts)
+            for name in config.evals
+        }
+
+    def due(self, step: int) -> list[str]:
+        """Names of those that run after ``step`` updates."""
+        last = step == self._total
+        return [name for name, n in self._every.items() if last or due(step, n)]
+
+    def run(self, name: str, state: Any) -> Scalars:
+        """Measures the parameters, and their average beside them where there is one."""
+        evaluator = self._evaluators[name]
+        results = {name: evaluator.run(state.params, self._parts.frozen)}
+        if state.ema:
+            results[f"{name}_ema"] = evaluator.run(state.ema, self._parts.frozen)
+        return {
+            f"{prefix}/{key}": value
+            for prefix, scalars in results.items()
+            for key, value in scalars.items()
+        }
+
+    def close(self) -> None:
+        """Frees the evaluators."""
+        for evaluator in self._evaluators.values():
+            evaluator.close()
+
+
+def due(step: int, every: int) -> bool:
+    """Whether something done every ``every`` steps is done after ``step`` updates."""
+    return step > 0 and step % every == 0
+
+
+class Pending:
+    """Metrics of the steps since the last look, still on the devices."""
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[int, dict[str, jax.Array]]] = []
+
+    def add(self, step: int, values: dict[str, jax.Array]) -> None:
+        """Notes a step; waits for the one two before it, so that dispatch cannot
+        run away and fill memory with batches."""
+        self._steps.append((step, values))
+        if len(self._steps) > 2:
+            self._steps[-3][1]["loss"].block_until_ready()
+
+    def take(self) -> Scalars:
+        """The newest step's metrics, after checking all for finiteness.
+
+        Raises:
+          NonFiniteError: a loss, gradient norm or parameter norm is not finite.
+        """
+        taken, self._steps = jax.device_get(self._steps), []
+        for step, values in taken:
+            bad = [name for name, value in values.items() if not math.isfinite(value)]
+            if bad:
+                raise NonFiniteError(f"{', '.join(bad)} at step {step} is not finite")
+        return {name: float(value) for name, value in taken[-1][1].items()}
+
+    def __bool__(self) -> bool:
+        return bool(self._steps)
+
+
+def restore_or_init(
+    config: ConfigDict, parts: setup.Parts, checkpoints: Checkpoints, say: Callable
+) -> tuple[Any, int, Scalars]:
+    """The state to start from, its step, and the evaluations known at that step."""
+    latest = checkpoints.latest()
+    if latest is not None:
+        state, evaluations = checkpoints.restore(latest, parts.state_shapes)
+        say(f"resuming from step {latest:,} in {checkpoints.directory}")
+        return state, latest, evaluations
+    state = parts.init()
+    if config.model.init_from:
+        params = restore_params(config.model.init_from, parts.state_shapes.params)
+        ema = jax.tree.map(lambda leaf: leaf.copy(), params) if state.ema else {}
+        state = state.replace(params=params, ema=ema)
+        say(f"parameters taken from {config.model.init_from}")
+    return state, 0, {}
+
+
+@contextlib.contextmanager
+def opened(config: ConfigDict, workdir: epath.Path, steps: setup.Steps, start: int):
+    """Progress and metric writer around the loop; both closed whatever happens."""
+    reporting.truncate_after(workdir / "metrics.jsonl", start)
+    with reporting.Progress(
+        total_steps=steps.total,
+        batch_size=config.train.batch_size,
+        quiet=jax.process_index() > 0,
+    ) as progress:
+        writer = reporting.create_writer(
+            workdir,
+            tensorboard=config.log.tensorboard,
+            progress=progress,
+        )
+        try:
+            yield progress, writer
+        finally:
+            writer.close()
+
+
+def train(config: ConfigDict, workdir: str, *, say: Callable = print) -> Result:
+    """Trains until the configured duration is over, resuming what is in ``workdir``.
+
+    Raises:
+      ConfigError: the config is wrong, or another run is in the directory. Nothing
+        has been written then.
+      NonFiniteError: the loss diverged; the last good checkpoint stays.
+    """
+    started = time.perf_counter()
+    facts = setup.describe_data(config)
+    config = setup.resolve(config, facts)
+    steps = setup.resolve_steps(config, setup.num_train_examples(config, facts))
+    folder = epath.Path(workdir).expanduser()
+    save_config(config, folder)
+    parts = setup.build_parts(config, steps)
+    checkpoints = Checkpoints(
+        folder / "checkpoints",
+        keep=config.checkpoint.keep,
+        best=config.checkpoint.best,
+    )
+    with contextlib.ExitStack() as stack, jax.set_mesh(parts.mesh):
+        stack.callback(checkpoints.close)
+        state, start, known = restore_or_init(config, parts, checkpoints, say)
+        if start < steps.total:
+            say(reporting.parameter_overview(state.params))
+            say(headline(config, facts, parts, steps))
+        evaluations = Evaluations(config, parts, steps)
+        stack.callback(evaluations.close)
+        progress, writer = stack.enter_context(opened(config, folder, steps, start))
+        rates = reporting.Rates(
+            batch_size=config.train.batch_size,
+            flops_per_image=parts.flops_per_image,
+            peak_flops=peak_flops(parts.mesh),
+        )
+        known, speed = run_loop(
+            config,
+            parts,
+            steps,
+            state=state,
+            start=start,
+            known=known,
+            evaluations=evaluations,
+            checkpoints=checkpoints,
+            progress=progress,
+            writer=writer,
+            rates=rates,
+        )
+    if start < steps.total:
+        curves.draw(folder)
+    return Result(
+        steps=steps.total,
+        trained_steps=steps.total - start,
+        seconds=time.perf_counter() - started,
+        img_per_sec=speed,
+        evaluations=known,
+        workdir=folder,
+    )
+
+
+def run_loop(
+    config: ConfigDict,
+    parts: setup.Parts,
+    steps: setup.Steps,
+    *,
+    state: Any,
+    start: int,
+    known: Scalars,
+    evaluations: Evaluations,
+    checkpoints: Checkpoints,
+    progress: reporting.Progress,
+    writer: reporting.Writer,
+    rates: reporting.Rates,
+) -> tuple[Scalars, float]:
+    """THE loop: evaluate, save, draw the next batch, step, log; in this order.
+
+    Data advance only after the save, so a checkpoint's step is its place in the data.
+    One pass more than there are steps, so the end needs no special case.
+    """
+    pending = Pending()
+    with batches_from(config, parts, start, steps.total) as batches:
+        begun = time.perf_counter()
+        for step in range(start, steps.total + 1):
+            if step > start:
+                with rates.pause():
+                    for name in evaluations.due(step):
+                        known = known | evaluations.run(name, state)
+                        writer.write_scalars(step, of(name, known))
+                    if step == steps.total or due(step, steps.checkpoint_every):
+                        if pending:
+                            pending.take()  # nothing that diverged is ever saved
+                        writer.flush()
+                        checkpoints.save(step, state, known)
+            if step == steps.total:
+                break
+            waiting = time.perf_counter()
+            batch = next(batches)
+            waited = time.perf_counter() - waiting
+            state, values = parts.train_step(state, parts.frozen, batch, parts.step_key)
+            pending.add(step + 1, values)
+            rates.step(waited)
+            progress.advance(step + 1)
+            if step == start:
+                jax.block_until_ready(values)
+                compiled = time.perf_counter() - begun
+                progress.say(f"first step done after {compiled:.1f} s of compilation")
+                rates.reset()
+            if due(step + 1, steps.log_every):
+                row = pending.take() | {"learning_rate": float(parts.schedule(step))}
+                row |= rates.scalars()
+                writer.write_scalars(
+                    step + 1, {f"train/{name}": value for name, value in row.items()}
+                )
+    return known, rates.average()
+
+
+@contextlib.contextmanager
+def batches_from(
+    config: ConfigDict, parts: setup.Parts, start: int, stop: int
+) -> Iterator[Iterator[dict[str, jax.Array]]]:
+    """Training batches from ``start``; nothing is opened when none is left."""
+    if start >= stop:
+        yield iter(())
+        return
+    loader = setup.build_loader(config, parts.mesh)
+    batches = train_batches(
+        loader,
+        start=start,
+        stop=stop,
+        shuffle=config.data.shuffle,
+        depth=config.data.prefetch,
+    )
+    with contextlib.closing(loader), contextlib.closing(batches):
+        yield batches
+
+
+def of(name: str, scalars: Scalars) -> Scalars:
+    """The results of one evaluator, those of the averaged parameters included."""
+    prefixes = (f"{name}/", f"{name}_ema/")
+    return {key: value for key, value in scalars.items() if key.startswith(prefixes)}
+
+
+def peak_flops(mesh: jax.sharding.Mesh) -> float | None:
+    """Peak bf16 FLOP/s of a mesh's devices, None where the chip is not in the table."""
+    chip = chips.find(mesh.devices.flat[0].device_kind)
+    return chip.bf16_tflops * 1e12 * mesh.size if chip else None
+
+
+def headline(
+    config: ConfigDict, facts: Any, parts: setup.Parts, steps: setup.Steps
+) -> str:
+    """One line that says what is about to run."""
+    size = "x".join(map(str, setup.image_size(config)))
+    shape = {axis: n for axis, n in parts.mesh.shape.items() if n > 1}
+    layout = " x ".join(f"{axis} {n}" for axis, n in shape.items()) or "one device"
+    return (
+        f"{config.objective.name} ViT {config.model.variant} at {size} on "
+        f"{facts.name} {config.data.split}: {steps.total:,} steps of "
+        f"{config.train.batch_size:,} images, "
+        f"{parts.flops_per_image / 1e9:.3g} GFLOP an image, "
+        f"{parts.mesh.devices.flat[0].device_kind}, {layout}"
+    )
+
+
+def summary(result: Result) -> str:
+    """What a user wants to know at the end."""
+    folder = result.workdir
+    lines = [
+        f"{name:16} {100 * value:.2f} %"
+        for name, value in result.evaluations.items()
+        if name.endswith("/accuracy")
+    ]
+    if result.trained_steps:
+        minutes, seconds = divmod(round(result.seconds), 60)
+        lines += [
+            f"time             {minutes}:{seconds:02d} for {result.trained_steps:,} steps",
+            f"speed            {result.img_per_sec:,.0f} img/s while training",
+        ]
+    else:
+        lines += ["already complete; another --workdir trains anew"]
+    lines += [
+        f"checkpoints      {folder / 'checkpoints'}",
+        f"metrics          {folder / 'metrics.jsonl'}",
+        f"pictures         {folder / 'figures'}",
+    ]
+    if (folder / "tensorboard").exists():
+        lines.insert(-1, f"TensorBoard      tensorboard --logdir {folder}")
+    return "\n".join(["", *lines])

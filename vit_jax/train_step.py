@@ -1,0 +1,88 @@
+"""One update of the parameters, as a pure function; it names no objective."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from vit_jax.objectives.base import merge
+from vit_jax.train_state import TrainState
+
+Batch = dict[str, jax.Array]
+TrainStep = Callable[
+    [TrainState, dict[str, Any], Batch, jax.Array], tuple[TrainState, Batch]
+]
+
+
+def split_batch(batch: Batch, parts: int) -> Batch:
+    """``[B, ...]`` to ``[parts, B / parts, ...]``, part i holding rows i, i+parts, ...
+
+    Strided, not in blocks: each device's rows then stay on that device.
+    """
+
+    def split(rows: jax.Array) -> jax.Array:
+        return rows.reshape(-1, parts, *rows.shape[1:]).swapaxes(0, 1)
+
+    return jax.tree.map(split, batch)
+
+
+def build_train_step(
+    graphdef: Any,
+    tx: optax.GradientTransformation,
+    *,
+    prepare_batch: Callable[[Batch, jax.Array], Batch],
+    accumulate: int,
+    ema: float,
+) -> TrainStep:
+    """Returns ``train_step(state, frozen, batch, key) -> (state, metrics)``.
+
+    The key is the run's own and never changes: what is random at a step is drawn from
+    ``fold_in(key, step)``. The batch is prepared (mixup and the like) whole, then cut
+    into ``accumulate`` micro-batches whose gradients are averaged.
+    """
+
+    def loss_fn(params, frozen, batch, key):
+        return merge(graphdef, params, frozen).loss(batch, key=key)
+
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def gradients(params, frozen, batch, key):
+        if accumulate == 1:
+            return grad_fn(params, frozen, batch, key)
+        keys = jax.random.split(key, accumulate)
+        parts = split_batch(batch, accumulate)
+
+        def add(total, part_and_key):
+            part = grad_fn(params, frozen, *part_and_key)
+            return jax.tree.map(jnp.add, total, part), None
+
+        first = jax.tree.map(lambda rows: rows[0], parts)
+        shapes = jax.eval_shape(grad_fn, params, frozen, first, key)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        total, _ = jax.lax.scan(add, zeros, (parts, keys))
+        return jax.tree.map(lambda leaf: leaf / accumulate, total)
+
+    def train_step(state, frozen, batch, key):
+        prepare_key, loss_key = jax.random.split(jax.random.fold_in(key, state.step))
+        batch = prepare_batch(batch, prepare_key)
+        (loss, metrics), grads = gradients(state.params, frozen, batch, loss_key)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average = optax.incremental_update(params, state.ema, 1.0 - ema) if ema else {}
+        metrics = {
+            "loss": loss,
+            **metrics,
+            "grad_norm": optax.global_norm(grads),
+            "param_norm": optax.global_norm(params),
+        }
+        new_state = state.replace(
+            step=state.step + 1,
+            params=params,
+            opt_state=opt_state,
+            ema=average,
+        )
+        return new_state, metrics
+
+    return train_step
