@@ -4,7 +4,6 @@ Nothing here imports jax, flax or TensorFlow: a typing mistake costs no start-up
 """
 
 import dataclasses
-import math
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,15 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from vit_jax.config_file import ConfigError, find, nearest, read, shipped_base
+from vit_jax.config_file import (
+    UNITS,
+    ConfigError,
+    find,
+    nearest,
+    read,
+    resolve_duration,
+    shipped_base,
+)
 from vit_jax.config_json import (
     SAFE_TO_CHANGE,
     diff,
@@ -38,7 +45,6 @@ __all__ = [
     "unsafe_changes",
 ]
 
-UNITS = ("epochs", "steps", "examples")
 _OVERRIDE = re.compile(
     r"-{0,2}(?P<no>no)?config\.(?P<key>[\w.-]+)(=(?P<value>.*))?", re.S
 )
@@ -234,53 +240,6 @@ def _apply(
         text = arguments[-1].partition("=")[2]
         return [f"{key} must be of type {field.type.__name__}, got {text!r}"]
     return []
-
-
-def resolve_duration(
-    fields: Mapping[str, Any],
-    *,
-    batch_size: int,
-    num_examples: int | None,
-    total_steps: int | None = None,
-    name: str = "duration",
-) -> int:
-    """A config's duration in steps.
-
-    Args:
-      fields: ``epochs``, ``steps`` and ``examples``, all but one of them None.
-      batch_size: examples a step.
-      num_examples: of the training split; only epochs need it.
-      total_steps: of the run, where the result must not exceed it.
-      name: of the field, for the messages.
-
-    Returns:
-      Epochs rounded to the nearest step, but at least one if there are any; examples
-      rounded up.
-
-    Raises:
-      ConfigError: not exactly one unit is set, or it is negative.
-    """
-    given = {unit: fields[unit] for unit in UNITS if fields.get(unit) is not None}
-    if len(given) != 1:
-        raise ConfigError(
-            f"{name} needs exactly one of {', '.join(UNITS)}; "
-            f"set: {', '.join(given) or 'none'}"
-        )
-    ((unit, value),) = given.items()
-    if not 0 <= value < math.inf:
-        raise ConfigError(f"{name}.{unit} must not be negative, got {value}")
-    if unit == "steps":
-        steps = int(value)
-    elif unit == "examples":
-        steps = math.ceil(value / batch_size)
-    elif num_examples is None:
-        raise ConfigError(
-            f"{name} is in epochs, but the size of the split is not known"
-        )
-    else:
-        steps = math.floor(value * num_examples / batch_size + 0.5)
-        steps = max(steps, 1) if value else 0
-    return steps if total_steps is None else min(steps, total_steps)
 
 
 def check(config: ConfigDict, *, facts: Any, num_devices: int) -> list[str]:

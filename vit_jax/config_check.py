@@ -8,8 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vit_jax import optim, schedules
-from vit_jax.config import resolve_duration
-from vit_jax.config_file import ConfigError, nearest, shipped_base
+from vit_jax.config_file import ConfigError, nearest, resolve_duration, shipped_base
 from vit_jax.data import augment
 from vit_jax.evals import EVALUATORS
 from vit_jax.models import variants, vit
@@ -105,8 +104,7 @@ def _model(model: ConfigDict) -> list[str]:
     try:
         settings = variants.resolve(**model)
     except ValueError as error:
-        size, _, patch = str(model.variant).partition("/")
-        near = nearest(size, variants.VARIANTS)
+        near = nearest(model.variant.partition("/")[0], variants.VARIANTS)
         return [f"model.variant: {error}{near}"]
     if min(settings["width"], settings["num_heads"]) < 1:
         return []  # said already
@@ -168,27 +166,20 @@ def _keys(path: str, section: ConfigDict, build: Callable[..., Any]) -> list[str
 
 def _mesh_and_batch(config: ConfigDict, num_devices: int) -> list[str]:
     sizes = {axis: config.mesh[axis] for axis in AXES}
-    text = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
-    if (
-        list(sizes.values()).count(-1) > 1
-        or min(1 if size == -1 else size for size in sizes.values()) < 1
-    ):
-        return [f"mesh ({text}): sizes must be positive, and at most one -1"]
-    if sizes["sequence"] not in (1, -1):
+    text = "mesh (" + ", ".join(f"{axis}={size}" for axis, size in sizes.items()) + ")"
+    rest = [axis for axis, size in sizes.items() if size == -1]
+    if len(rest) > 1 or any(size < 1 for size in sizes.values() if size != -1):
+        return [f"{text}: sizes must be positive, and at most one -1"]
+    if sizes["sequence"] != 1:
         return [
             f"mesh.sequence is {sizes['sequence']}: sequence parallelism is not "
             "available; it must be 1"
         ]
     named = math.prod(size for size in sizes.values() if size != -1)
-    if num_devices % named or (-1 not in sizes.values() and named != num_devices):
-        relation = "divide" if -1 in sizes.values() else "be"
-        return [f"mesh ({text}): {named} must {relation} the {num_devices} devices"]
-    sizes = {
-        axis: num_devices // named if size == -1 else size
-        for axis, size in sizes.items()
-    }
-    if sizes["sequence"] != 1:
-        return ["mesh.sequence is -1: sequence parallelism is not available"]
+    if num_devices % named or (not rest and named != num_devices):
+        what = "does not divide" if rest else "is not"
+        return [f"{text}: {named} {what} the number of devices, {num_devices}"]
+    sizes |= {axis: num_devices // named for axis in rest}
     parts = math.prod(sizes[axis] for axis in BATCH_AXES)
     accumulate, batch_size = config.train.accumulate, config.train.batch_size
     problems = []
@@ -211,8 +202,8 @@ def _mesh_and_batch(config: ConfigDict, num_devices: int) -> list[str]:
 def _augmentation(config: ConfigDict) -> list[str]:
     section, channels = config.data.augment, config.model.channels
     problems = [
-        f"data.{name} has {len(config.data[name])} values; 1 or {channels} "
-        "(model.channels) fit"
+        f"data.{name} has {len(config.data[name])} values; it needs 1, or one for "
+        f"each of {channels} channels (model.channels)"
         for name in ("mean", "std")
         if len(config.data[name]) not in (1, channels)
     ]

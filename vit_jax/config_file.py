@@ -1,17 +1,21 @@
-"""Finds a config file and runs it; the errors that a user of one sees."""
+"""Finds and runs a config file; its durations; the error that its user sees."""
 
 import contextlib
 import difflib
 import importlib.util
 import inspect
+import math
 import pathlib
 import re
 import sys
 import traceback
 import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
+
+UNITS = ("epochs", "steps", "examples")
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent
 # The folders that may hold `configs/`: the wheel's copy, the source checkout.
@@ -144,3 +148,50 @@ def shipped_base() -> types.ModuleType:
     )
     with _importable(file):
         return _execute(file)
+
+
+def resolve_duration(
+    fields: Mapping[str, Any],
+    *,
+    batch_size: int,
+    num_examples: int | None,
+    total_steps: int | None = None,
+    name: str = "duration",
+) -> int:
+    """A config's duration in steps.
+
+    Args:
+      fields: ``epochs``, ``steps`` and ``examples``, all but one of them None.
+      batch_size: examples a step.
+      num_examples: of the training split; only epochs need it.
+      total_steps: of the run, where the result must not exceed it.
+      name: of the field, for the messages.
+
+    Returns:
+      Epochs rounded to the nearest step, but at least one if there are any; examples
+      rounded up.
+
+    Raises:
+      ConfigError: not exactly one unit is set, or it is negative.
+    """
+    given = {unit: fields[unit] for unit in UNITS if fields.get(unit) is not None}
+    if len(given) != 1:
+        raise ConfigError(
+            f"{name} needs exactly one of {', '.join(UNITS)}; "
+            f"set: {', '.join(given) or 'none'}"
+        )
+    ((unit, value),) = given.items()
+    if not 0 <= value < math.inf:
+        raise ConfigError(f"{name}.{unit} must not be negative, got {value}")
+    if unit == "steps":
+        steps = int(value)
+    elif unit == "examples":
+        steps = math.ceil(value / batch_size)
+    elif num_examples is None:
+        raise ConfigError(
+            f"{name} is in epochs, but the size of the split is not known"
+        )
+    else:
+        steps = math.floor(value * num_examples / batch_size + 0.5)
+        steps = max(steps, 1) if value else 0
+    return steps if total_steps is None else min(steps, total_steps)

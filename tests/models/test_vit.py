@@ -568,6 +568,6 @@ def test_build_passes_the_rest_on():
 
 def test_eager_construction_and_call():
     model = ViT(**tiny.settings(depth=1), key=jax.random.key(0))
-    logits = model(jnp.asarray(tiny.images()))
+    logits = model(tiny.images())
     assert logits.shape == (2, 7)
     assert logits.dtype == jnp.float32

@@ -5,6 +5,7 @@ that no parameter is zero.
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -76,7 +77,8 @@ def images(batch=2, seed=1, **changes):
     """A batch of random normalised images."""
     chosen = settings(**changes)
     shape = (batch, *chosen["image_size"], chosen["channels"])
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    values = np.random.default_rng(seed).normal(size=shape)
+    return jnp.asarray(values, jnp.float32)
 
 
 def flatten(params):

@@ -1,0 +1,1 @@
+"""Data: sources, the index pipeline, host augmentation and in-step mixing."""

@@ -1,0 +1,157 @@
+"""Prepares data sets in ArrayRecord, the format with random access (uses TensorFlow)."""
+
+import importlib
+import os
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+from vit_jax.data.tfds import (
+    MANUAL_BUILDERS,
+    DataError,
+    DatasetFacts,
+    data_root,
+    describe,
+    known_names,
+    prepare_command,
+    split_name,
+    unknown_name,
+)
+
+# The archives that TFDS's text does not put in a form to be checked.
+ARCHIVES = {"imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")}
+
+
+def prepare(
+    name: str, *, dir: str | None = None, log: Callable[[str], Any] = print
+) -> DatasetFacts:
+    """Prepares ``name`` in ArrayRecord and says what was done.
+
+    Readers never see a half-written set: TFDS writes beside it and renames.
+
+    Raises:
+      DataError: the name is unknown, archives are missing, a version in another format
+        is in the way, or the download failed. Nothing of the user's is deleted.
+    """
+    folder, _ = split_name(name)
+    base = re.split(r"[/:]", name)[0]
+    if base not in known_names():
+        raise DataError(unknown_name(name))
+    _check_archives(name, dir)
+    builder = _builder(name, dir)
+    existing = _existing(builder, name)
+    if existing is not None:
+        log(f"{name} is already prepared in {existing.path}: {_sizes(existing)}")
+        return existing
+    log(f"preparing {name} in {builder.data_dir} (ArrayRecord)")
+    started = time.perf_counter()
+    _download(builder, name, dir)
+    version = str(builder.version)
+    facts = describe(
+        f"{folder}:{version}" if dir is None else f"{folder}:{version}", dir=dir
+    )
+    seconds = time.perf_counter() - started
+    size = builder.info.dataset_size / 2**20
+    log(
+        f"prepared {name} in {facts.path}: {_sizes(facts)}, {size:.1f} MiB, {seconds:.0f} s"
+    )
+    return facts
+
+
+def _quiet_tensorflow() -> None:
+    """Imports TensorFlow without its start-up noise, and takes accelerators from it."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    import tensorflow as tf
+
+    for kind in ("GPU", "TPU"):
+        try:
+            tf.config.set_visible_devices([], kind)
+        except RuntimeError:  # already initialised: it has what it has
+            pass
+
+
+def _builder(name: str, dir: str | None) -> Any:
+    _quiet_tensorflow()
+    import tensorflow_datasets as tfds
+
+    base = re.split(r"[/:]", name)[0]
+    if base in MANUAL_BUILDERS:
+        importlib.import_module(f"vit_jax.data.builders.{base}")
+    try:
+        return tfds.builder(
+            name, data_dir=os.fspath(data_root(dir)), file_format="array_record"
+        )
+    except (ValueError, AssertionError, ImportError) as error:
+        raise DataError(f"{name!r}: {_first_line(error)}") from error
+
+
+def _existing(builder: Any, name: str) -> DatasetFacts | None:
+    """What is prepared already; another format in the way is an error."""
+    folder, _ = split_name(name)
+    root = os.fspath(builder.data_dir)
+    if not os.path.exists(os.path.join(root, "dataset_info.json")):
+        return None
+    data_dir = root.removesuffix(f"{folder}/{builder.version}") or None
+    if data_dir == root:  # the default config's folder, which the name left out
+        folder = builder.info.full_name.rpartition("/")[0]
+        data_dir = root.removesuffix(f"{folder}/{builder.version}")
+    try:
+        return describe(f"{folder}:{builder.version}", dir=data_dir)
+    except DataError as error:
+        raise DataError(
+            f"{root} holds {name} in another format; move it away, or prepare into "
+            f"another directory: {prepare_command(name, '/another/dir')}"
+        ) from error
+
+
+def _check_archives(name: str, dir: str | None) -> None:
+    """Before TensorFlow is even imported: archives that a person must fetch."""
+    import tensorflow_datasets as tfds
+
+    base = re.split(r"[/:]", name)[0]
+    if base in MANUAL_BUILDERS:
+        return
+    instructions = getattr(tfds.builder_cls(base), "MANUAL_DOWNLOAD_INSTRUCTIONS", None)
+    if not instructions:
+        return
+    manual = data_root(dir) / "downloads" / "manual"
+    wanted = ARCHIVES.get(base, ())
+    missing = [archive for archive in wanted if not (manual / archive).exists()]
+    if missing or not (manual.is_dir() and any(manual.iterdir())):
+        what = ", ".join(missing) or " ".join(instructions.split())
+        raise DataError(
+            f"{name!r} must be downloaded by hand; put into {manual}: {what}; then run: "
+            f"{prepare_command(name, dir)}"
+        )
+
+
+def _download(builder: Any, name: str, dir: str | None) -> None:
+    import tensorflow_datasets as tfds
+
+    try:
+        builder.download_and_prepare(
+            file_format="array_record",
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+        )
+    except (OSError, AssertionError, tfds.download.DownloadError) as error:
+        raise DataError(
+            f"{name!r} could not be prepared: {_first_line(error)}"
+        ) from error
+    except Exception as error:
+        if type(error).__module__.startswith(("requests", "urllib3")):
+            raise DataError(
+                f"{name!r} could not be downloaded (no network?): {_first_line(error)}"
+            ) from error
+        raise
+
+
+def _sizes(facts: DatasetFacts) -> str:
+    splits = ", ".join(f"{name} {size:,}" for name, size in facts.splits.items())
+    return f"{splits} examples, {facts.num_classes} classes"
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,50 @@
+"""TFDS split expressions, such as ``"train[:99%]+test[-50:]"``, as ranges."""
+
+import re
+from collections.abc import Mapping
+
+_TERM = re.compile(
+    r"\s*(?P<name>[\w.-]+)\s*"
+    r"(\[\s*(?P<start>-?\d+%?)?\s*:\s*(?P<stop>-?\d+%?)?\s*\])?\s*"
+)
+
+
+def parse_split(split: str, sizes: Mapping[str, int]) -> list[tuple[str, int, int]]:
+    """Ranges ``(split, start, stop)`` of an expression, in its order.
+
+    Percentages are rounded to the closest example, and negative bounds count from the
+    end, as TFDS does by default.
+
+    Raises:
+      ValueError: the expression is malformed or names no split of ``sizes``.
+    """
+    ranges = []
+    for term in split.split("+"):
+        match = _TERM.fullmatch(term)
+        if not match:
+            raise ValueError(
+                f"split {split!r} is malformed; write 'train', 'train[:99%]', "
+                "'train[100:200]', or a sum such as 'train+test'"
+            )
+        name = match["name"]
+        if name not in sizes:
+            raise ValueError(f"no split {name!r}; it has: {', '.join(sizes)}")
+        start = _bound(match["start"], sizes[name], 0)
+        stop = _bound(match["stop"], sizes[name], sizes[name])
+        ranges.append((name, start, max(start, stop)))
+    return ranges
+
+
+def _bound(text: str | None, size: int, default: int) -> int:
+    if text is None:
+        return default
+    if text.endswith("%"):
+        percent = int(text[:-1])
+        if abs(percent) > 100:
+            raise ValueError(f"{text} is beyond 100 %")
+        value = round(percent * size / 100)
+    else:
+        value = int(text)
+        if abs(value) > size:
+            raise ValueError(f"{text} is beyond the split's {size:,} examples")
+    return value + size if value < 0 else value

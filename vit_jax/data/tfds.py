@@ -1,0 +1,296 @@
+"""Reads TFDS data sets prepared in ArrayRecord, without TensorFlow.
+
+What a data set holds is read from its own JSON files; records are parsed with the
+Example protobuf that TFDS ships, and only the image bytes and the label are taken.
+"""
+
+import dataclasses
+import difflib
+import functools
+import json
+import os
+import re
+from typing import Any
+
+from etils import epath
+
+from vit_jax.data.split import parse_split
+
+MANUAL_BUILDERS = ("digits",)  # of vit_jax.data.builders
+
+
+class DataError(ValueError):
+    """A data set that cannot be used as asked; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetFacts:
+    """What a prepared data set says of itself."""
+
+    name: str
+    path: str
+    version: str
+    file_format: str
+    splits: dict[str, int]  # examples
+    shards: dict[str, tuple[str, ...]]  # file names in path
+    num_classes: int | None
+    class_names: tuple[str, ...] | None
+    features: tuple[str, ...]
+
+
+def data_root(dir: str | None = None) -> epath.Path:
+    """The data directory: ``dir``, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    chosen = dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return epath.Path(chosen).expanduser()
+
+
+def split_name(name: str) -> tuple[str, str | None]:
+    """``"cifar10:3.0.2"`` to its folder and version; a config stays in the folder."""
+    folder, _, version = name.partition(":")
+    return folder, version or None
+
+
+def prepare_command(name: str, dir: str | None) -> str:
+    """The command that prepares a data set."""
+    return f"vit-jax prepare {name}" + (f" --data_dir={dir}" if dir else "")
+
+
+@functools.cache
+def known_names() -> tuple[str, ...]:
+    """Every data set that TFDS or this package can build (no TensorFlow needed)."""
+    import tensorflow_datasets as tfds
+
+    catalogue = tfds.list_builders(with_community_datasets=False)
+    return tuple(sorted({*catalogue, *MANUAL_BUILDERS}))
+
+
+def unknown_name(name: str) -> str:
+    """The message for a data set that nobody knows, with the nearest names."""
+    base = re.split(r"[/:]", name)[0]
+    if re.fullmatch(r"imagenet[_-]?(21|22)k.*", base.lower()):
+        return (
+            f"{name!r}: ImageNet-21k is not in TFDS; write a TFDS builder for your copy, "
+            "prepare it with file_format='array_record' in the data directory, and set "
+            "data.name to its name"
+        )
+    near = difflib.get_close_matches(base, known_names(), n=3)
+    hint = f"; did you mean {', '.join(near)}?" if near else ""
+    return f"unknown data set {name!r}{hint} (TFDS names, and digits)"
+
+
+def _versions(folder: epath.Path) -> list[str]:
+    def is_version(child: epath.Path) -> bool:
+        return bool(re.fullmatch(r"\d+\.\d+\.\d+", child.name))
+
+    if not folder.is_dir():
+        return []
+    found = [child.name for child in folder.iterdir() if is_version(child)]
+    return sorted(found, key=lambda text: tuple(map(int, text.split("."))))
+
+
+def _find(name: str, dir: str | None) -> epath.Path:
+    root = data_root(dir)
+    folder, version = split_name(name)
+    versions = _versions(root / folder)
+    prepared = [
+        v for v in versions if (root / folder / v / "dataset_info.json").exists()
+    ]
+    if version in prepared:
+        return root / folder / version
+    if prepared and version is None:
+        return root / folder / prepared[-1]
+    if prepared:
+        raise DataError(f"{name!r}: prepared versions in {root}: {', '.join(prepared)}")
+    configs = [
+        f"{folder}/{child.name}"
+        for child in ((root / folder).iterdir() if (root / folder).is_dir() else ())
+        if _versions(child)
+    ]
+    if configs:
+        raise DataError(
+            f"{name!r} has several configs; name one: {', '.join(sorted(configs))}"
+        )
+    if re.split(r"[/:]", name)[0] not in known_names():
+        raise DataError(f"{unknown_name(name)}; none of that name is in {root}")
+    raise DataError(
+        f"data set {name!r} is not prepared in {root}; run: {prepare_command(name, dir)}"
+    )
+
+
+def _shards(name: str, info: dict[str, Any], split: dict[str, Any]) -> tuple[str, ...]:
+    total = len(split.get("shardLengths", ()))
+    template = split.get("filepathTemplate") or (
+        "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    )
+    return tuple(
+        template.replace("{DATASET}", name)
+        .replace("{SPLIT}", split["name"])
+        .replace("{FILEFORMAT}", info["fileFormat"])
+        .replace("{SHARD_X_OF_Y}", f"{shard:05d}-of-{total:05d}")
+        for shard in range(total)
+    )
+
+
+def _classes(path: epath.Path, label_key: str, features: dict[str, Any]) -> Any:
+    label = features.get(label_key, {}).get("classLabel")
+    num_classes = int(label["numClasses"]) if label else None
+    names = path / f"{label_key}.labels.txt"
+    if num_classes is None or not names.exists():
+        return num_classes, None
+    return num_classes, tuple(names.read_text().splitlines())
+
+
+def describe(
+    name: str, *, dir: str | None = None, label_key: str = "label"
+) -> DatasetFacts:
+    """Reads what a prepared data set says of itself; imports no TensorFlow.
+
+    Raises:
+      DataError: it is unknown, not prepared, or in another format than ArrayRecord;
+        the message holds the command that helps.
+    """
+    path = _find(name, dir)
+    info = json.loads((path / "dataset_info.json").read_text())
+    file_format = info.get("fileFormat", "tfrecord")
+    if file_format != "array_record":
+        raise DataError(
+            f"data set {name!r} in {path} is in {file_format} format, which has no random "
+            f"access; run: {prepare_command(name, dir)} (it says where ArrayRecord goes)"
+        )
+    structure = json.loads((path / "features.json").read_text())
+    features = structure.get("featuresDict", {}).get("features", {})
+    num_classes, class_names = _classes(path, label_key, features)
+    return DatasetFacts(
+        name=name,
+        path=os.fspath(path),
+        version=info["version"],
+        file_format=file_format,
+        splits={
+            split["name"]: sum(map(int, split.get("shardLengths", ())))
+            for split in info["splits"]
+        },
+        shards={
+            split["name"]: _shards(info["name"], info, split)
+            for split in info["splits"]
+        },
+        num_classes=num_classes,
+        class_names=class_names,
+        features=tuple(features),
+    )
+
+
+def split_size(facts: DatasetFacts, split: str) -> int:
+    """Examples of a split expression such as ``"train[:99%]+test"``.
+
+    Raises:
+      DataError: the expression is malformed, names no split of the set, or is empty.
+    """
+    return sum(stop - start for _, start, stop in split_ranges(facts, split))
+
+
+def split_ranges(facts: DatasetFacts, split: str) -> list[tuple[str, int, int]]:
+    """A split expression as ``(split, start, stop)`` ranges of examples."""
+    try:
+        ranges = parse_split(split, facts.splits)
+    except ValueError as error:
+        raise DataError(f"data set {facts.name!r}: {error}") from error
+    if not any(stop > start for _, start, stop in ranges):
+        raise DataError(f"data set {facts.name!r}: split {split!r} holds no example")
+    return ranges
+
+
+class TfdsSource:
+    """Random access to one split of a prepared data set; safe to use from threads.
+
+    Args:
+      name: TFDS name, with config and version where wanted.
+      split: a split expression.
+      dir: data directory, see `data_root`.
+      image_key, label_key: features to take.
+      cache_bytes: a split of at most this many bytes on disk is kept in memory, still
+        encoded, after its first reading.
+
+    Raises:
+      DataError: as `describe`, or a feature or shard is missing.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        split: str,
+        dir: str | None = None,
+        image_key: str = "image",
+        label_key: str = "label",
+        cache_bytes: int = 1 << 28,
+    ):
+        self.facts = describe(name, dir=dir, label_key=label_key)
+        self.num_classes = self.facts.num_classes
+        self.class_names = self.facts.class_names
+        for key in (image_key, label_key):
+            if key not in self.facts.features:
+                raise DataError(
+                    f"data set {name!r} has no feature {key!r}; it has: "
+                    f"{', '.join(self.facts.features)} (data.image_key, data.label_key)"
+                )
+        self._image_key, self._label_key = image_key, label_key
+        ranges = split_ranges(self.facts, split)
+        size = self._check_shards({name for name, _, _ in ranges})
+        self._records = [
+            (self._open(name), start, stop) for name, start, stop in ranges
+        ]
+        self._length = sum(stop - start for _, start, stop in ranges)
+        self._cache: dict[int, dict[str, Any]] | None = (
+            {} if size <= cache_bytes else None
+        )
+
+    def _check_shards(self, splits: set[str]) -> int:
+        size = 0
+        for split in sorted(splits):
+            for shard in self.facts.shards[split]:
+                path = epath.Path(self.facts.path) / shard
+                if not path.exists():
+                    raise DataError(
+                        f"{path} is missing; delete {self.facts.path} and prepare again"
+                    )
+                size += path.stat().length
+        return size
+
+    def _open(self, split: str) -> Any:
+        from array_record.python import array_record_data_source
+
+        folder = self.facts.path
+        return array_record_data_source.ArrayRecordDataSource(
+            [os.path.join(folder, shard) for shard in self.facts.shards[split]]
+        )
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """``{"image": encoded bytes, "label": int}``."""
+        if self._cache is not None and index in self._cache:
+            return self._cache[index]
+        example = self._parse(self._read(index))
+        if self._cache is not None:
+            self._cache[index] = example
+        return example
+
+    def _read(self, index: int) -> bytes:
+        if not 0 <= index < self._length:
+            raise IndexError(f"index {index} is outside 0..{self._length - 1}")
+        offset = index
+        for records, start, stop in self._records:
+            if offset < stop - start:
+                return records[start + offset]
+            offset -= stop - start
+        raise AssertionError("unreachable: the ranges add up to the length")
+
+    def _parse(self, record: bytes) -> dict[str, Any]:
+        from tensorflow_datasets.proto import tf_example_generated_pb2
+
+        fields = tf_example_generated_pb2.Example.FromString(record).features.feature
+        return {
+            "image": fields[self._image_key].bytes_list.value[0],
+            "label": fields[self._label_key].int64_list.value[0],
+        }
