@@ -86,7 +86,8 @@ def test_wheel_trains_in_an_empty_directory(installed, env, tmp_path):
         cwd=empty,
         env=env,
     )
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
     assert max(row["step"] for row in rows) == STEPS
     assert any("train/loss" in row for row in rows)
     assert (workdir / "config.json").is_file()

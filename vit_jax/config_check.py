@@ -68,6 +68,7 @@ def _numbers(config: ConfigDict) -> list[str]:
         train__accumulate=train.accumulate,
         checkpoint__keep=config.checkpoint.keep,
         data__prefetch=data.prefetch,
+        schedule__timescale=config.schedule.timescale,
     )
     require(
         lambda value: 0 <= value < 1,
@@ -207,8 +208,13 @@ def _augmentation(config: ConfigDict) -> list[str]:
         for name in ("mean", "std")
         if len(config.data[name]) not in (1, channels)
     ]
-    if not all(value > 0 for value in config.data.std):
-        problems.append(f"data.std must be positive, got {config.data.std}")
+    for name, what, ok in (
+        ("mean", "numbers", math.isfinite),
+        ("std", "positive numbers", lambda value: 0 < value < math.inf),
+    ):
+        values = config.data[name]
+        if not all(isinstance(value, int | float) and ok(value) for value in values):
+            problems.append(f"data.{name} must be {what}, got {values!r}")
     if unknown := _unknown("data.augment.crop", section.crop, augment.CROPS):
         return problems + unknown
     for name, fits in (
@@ -285,8 +291,6 @@ def _durations(config: ConfigDict, num_examples: int | None) -> list[str]:
         )
     if config.schedule.name == "wsd" and cooldown == 0:
         problems.append("schedule 'wsd' needs a cooldown; set schedule.cooldown")
-    if config.schedule.name == "rsqrt" and config.schedule.timescale <= 0:
-        problems.append("schedule.timescale must be positive")
     return problems
 
 
@@ -304,8 +308,7 @@ def _data(config: ConfigDict, facts: Any) -> list[str]:
     }
     for field, split in splits.items():
         try:
-            if split_size(facts, split) < 1:
-                problems.append(f"{field} {split!r} is empty")
+            split_size(facts, split)
         except ValueError as error:
             problems.append(f"{field}: {error}")
     ours, theirs = config.model.num_classes, facts.num_classes

@@ -116,7 +116,9 @@ def _call_get_config(file: pathlib.Path, arg: str | None) -> ConfigDict:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(file)]
         line = lines[-1] if lines else getattr(error, "lineno", None)
-        message = re.sub(r" Other fields present: .*\n", " ", str(error), flags=re.S)
+        # ConfigDict's errors list every value it holds before "Did you mean".
+        pattern = r" Other fields present: .*\n"
+        message = re.sub(pattern, " ", _text(error), flags=re.S)
         raise ConfigError(
             f"{file}{f', line {line}' if line else ''}: "
             f"{type(error).__name__}: {' '.join(message.split())}"
@@ -127,6 +129,12 @@ def _call_get_config(file: pathlib.Path, arg: str | None) -> ConfigDict:
             "start from base.get_config() and return it"
         )
     return config
+
+
+def _text(error: BaseException) -> str:
+    """The message; a KeyError's `str` is a repr, and may be wrapped in another."""
+    cause = error.args[0] if len(error.args) == 1 else str(error)
+    return _text(cause) if isinstance(cause, BaseException) else str(cause)
 
 
 def _execute(file: pathlib.Path) -> types.ModuleType:
@@ -151,7 +159,7 @@ def shipped_base() -> types.ModuleType:
 
 
 def resolve_duration(
-    fields: Mapping[str, Any],
+    fields: Mapping[str, Any] | ConfigDict,
     *,
     batch_size: int,
     num_examples: int | None,
@@ -174,7 +182,9 @@ def resolve_duration(
     Raises:
       ConfigError: not exactly one unit is set, or it is negative.
     """
-    given = {unit: fields[unit] for unit in UNITS if fields.get(unit) is not None}
+    given: dict[str, Any] = {
+        unit: fields[unit] for unit in UNITS if fields.get(unit) is not None
+    }
     if len(given) != 1:
         raise ConfigError(
             f"{name} needs exactly one of {', '.join(UNITS)}; "

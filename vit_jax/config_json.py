@@ -9,6 +9,8 @@ from ml_collections import ConfigDict
 
 import vit_jax
 
+Config = Mapping[str, Any] | ConfigDict  # a ConfigDict is no Mapping
+
 PACKAGES = (
     "jax",
     "jaxlib",
@@ -40,11 +42,11 @@ SAFE_TO_CHANGE = (
 )
 
 
-def to_json(config: Mapping[str, Any]) -> dict[str, Any]:
+def to_json(config: Config) -> dict[str, Any]:
     """Plain dicts, lists, numbers, strings and None, for `json.dump`."""
 
     def plain(value: Any) -> Any:
-        if isinstance(value, ConfigDict | Mapping):
+        if isinstance(value, Mapping | ConfigDict):
             return {key: plain(value[key]) for key in value}
         if isinstance(value, tuple | list):
             return [plain(item) for item in value]
@@ -66,7 +68,7 @@ def from_json(saved: Mapping[str, Any]) -> ConfigDict:
     return config(saved).lock()
 
 
-def snapshot(config: Mapping[str, Any]) -> dict[str, Any]:
+def snapshot(config: Config) -> dict[str, Any]:
     """What `config.json` holds: the config and the versions that it ran with."""
     versions = {"python": platform.python_version(), "vit_jax": vit_jax.__version__}
     for package in PACKAGES:
@@ -77,12 +79,12 @@ def snapshot(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"config": to_json(config), "versions": versions}
 
 
-def diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def diff(old: Config, new: Config) -> list[str]:
     """Lines such as ``"optim.learning_rate: 0.001 -> 0.01"``, by key."""
     return [f"{key}: {change}" for key, change in _changes(old, new).items()]
 
 
-def unsafe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def unsafe_changes(old: Config, new: Config) -> list[str]:
     """The lines of `diff` that would make a resumed run another run."""
     return [
         f"{key}: {change}"
@@ -94,7 +96,7 @@ def unsafe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
+def _changes(old: Config, new: Config) -> dict[str, str]:
     before, after = _flat(to_json(old)), _flat(to_json(new))
     return {
         key: f"{_show(before, key)} -> {_show(after, key)}"

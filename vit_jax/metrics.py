@@ -404,6 +404,7 @@ class Rates:
         self._mfu_per_rate: float | None = None
         if flops_per_image is not None and peak_flops is not None:
             self._mfu_per_rate = flops_per_image / peak_flops
+        self._all_images, self._all_seconds = 0, 0.0
         self.reset()
 
     def reset(self) -> None:
@@ -432,11 +433,17 @@ class Rates:
         self.reset()
         if not steps or elapsed <= 0:
             return {}
+        self._all_images += steps * self._batch_size
+        self._all_seconds += elapsed
         rate = steps * self._batch_size / elapsed
         scalars = {"img_per_sec": rate, "data_wait": min(1.0, waited / elapsed)}
         if self._mfu_per_rate is not None:
             scalars["mfu"] = rate * self._mfu_per_rate
         return scalars
+
+    def average(self) -> float:
+        """Images per second over all closed windows, 0 before the first."""
+        return self._all_images / self._all_seconds if self._all_seconds else 0.0
 
 
 def parameter_overview(params: dict[str, Any]) -> str:

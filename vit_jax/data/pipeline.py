@@ -29,7 +29,7 @@ class Source(Protocol):
 @functools.lru_cache(maxsize=4)
 def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     """The order of one epoch: a permutation drawn from (seed, epoch)."""
-    rng = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    rng = _generator(seed, epoch, purpose=0)
     order = rng.permutation(num_examples)
     order.flags.writeable = False  # shared by all callers
     return order
@@ -56,8 +56,14 @@ def example_ids(
 
 def row_rng(seed: int, position: int) -> np.random.Generator:
     """Randomness of one row: (seed, position in the whole run) and nothing else."""
-    # The second word sets it apart from epoch_order's generators.
-    return np.random.Generator(np.random.Philox(key=[seed, (1 << 63) + position]))
+    return _generator(seed, position, purpose=1)
+
+
+def _generator(seed: int, number: int, *, purpose: int) -> np.random.Generator:
+    # A uint64 array: a list of Python numbers this large would pass through float64,
+    # and neighbouring rows would share their key.
+    key = np.array([seed, (purpose << 63) + number], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))
 
 
 def local_ranges(
