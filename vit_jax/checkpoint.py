@@ -45,9 +45,17 @@ class Checkpoints:
       keep: how many of the newest stay.
       best: metric whose best checkpoint stays as well (a name ending in ``loss`` is
         minimised, any other maximised), or "".
+      read_only: nothing is written or tidied up; a run may be saving there.
     """
 
-    def __init__(self, directory: str | epath.Path, *, keep: int = 1, best: str = ""):
+    def __init__(
+        self,
+        directory: str | epath.Path,
+        *,
+        keep: int = 1,
+        best: str = "",
+        read_only: bool = False,
+    ):
         self.directory = epath.Path(directory)
         self._best = best
         self._manager = ocp.CheckpointManager(
@@ -55,8 +63,9 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=_preservation(keep, best),
                 best_fn=(lambda metrics: _rank(metrics, best)) if best else None,
-                cleanup_tmp_directories=True,
-                create=True,
+                cleanup_tmp_directories=not read_only,
+                create=not read_only,
+                read_only=read_only,
             ),
         )
 
@@ -86,11 +95,18 @@ class Checkpoints:
             )
         return number
 
-    def save(self, step: int, state: Any, evaluations: Mapping[str, float]) -> None:
+    def save(
+        self,
+        step: int,
+        state: Any,
+        evaluations: Mapping[str, float],
+        *,
+        measured: bool = True,
+    ) -> None:
         """Starts a save; only the copy off the devices is waited for.
 
         ``evaluations`` are the newest results; they rank the checkpoint only if they
-        were measured at this very step, so the caller passes none otherwise.
+        were measured at this very step.
         """
         metrics = {name: float(value) for name, value in evaluations.items()}
         self._manager.save(
@@ -99,11 +115,11 @@ class Checkpoints:
                 state=ocp.args.PyTreeSave(state),
                 meta=ocp.args.JsonSave({"step": step, "evaluations": metrics}),
             ),
-            metrics=metrics if self._best else None,
+            metrics=metrics if self._best and measured else None,
         )
 
     def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, float]]:
-        """The state of ``step`` in the shardings of ``abstract_state``, and its evals."""
+        """The state of ``step``, sharded as ``abstract_state``, and its evaluations."""
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(

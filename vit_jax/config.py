@@ -163,8 +163,9 @@ class _Field:
 
 def _fields(section: ConfigDict, prefix: str = "") -> Iterator[tuple[str, _Field]]:
     for name in section:
-        if isinstance(section[name], ConfigDict):
-            yield from _fields(section[name], f"{prefix}{name}.")
+        child = section[name]
+        if isinstance(child, ConfigDict):
+            yield from _fields(child, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", _Field(section, name)
 

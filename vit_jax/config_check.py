@@ -103,7 +103,7 @@ def _model(model: ConfigDict) -> list[str]:
             f"got {model.image_size!r}"
         ]
     try:
-        settings = variants.resolve(**model)
+        settings = variants.resolve(**model.to_dict())
     except ValueError as error:
         near = nearest(model.variant.partition("/")[0], variants.VARIANTS)
         return [f"model.variant: {error}{near}"]
@@ -121,7 +121,7 @@ def _is_size(size: Any) -> bool:
 
 
 def _objective(section: ConfigDict) -> list[str]:
-    name = section.get("name")
+    name = str(section.get("name"))
     if problems := _unknown("objective.name", name, OBJECTIVES):
         return problems
     problems = _keys("objective", section, OBJECTIVES[name].__init__)
@@ -131,7 +131,7 @@ def _objective(section: ConfigDict) -> list[str]:
 
 
 def _optim(section: ConfigDict) -> list[str]:
-    name = section.get("name")
+    name = str(section.get("name"))
     if problems := _unknown("optim.name", name, optim.OPTIMIZERS):
         return problems
     problems = _keys("optim", section, optim.OPTIMIZERS[name])

@@ -63,8 +63,8 @@ def find(path: str) -> pathlib.Path:
     names = {file.name for folder in shipped for file in folder.glob("*.py")}
     known = [f"configs/{name}" for name in sorted(names - {"base.py", "__init__.py"})]
     raise ConfigError(
-        f"no config file {path!r} here{nearest(str(wanted), known)} "
-        f"The package has: {', '.join(known)}"
+        f"no config file {path!r} here; the package has: {', '.join(known)}"
+        f"{nearest(str(wanted), known)}"
     )
 
 

@@ -32,7 +32,10 @@ def evaluate(workdir: str, *, step: str = "latest") -> tuple[int, Scalars]:
     facts = setup.describe_data(config)
     steps = setup.resolve_steps(config, setup.num_train_examples(config, facts))
     checkpoints = Checkpoints(
-        folder / "checkpoints", keep=config.checkpoint.keep, best=config.checkpoint.best
+        folder / "checkpoints",
+        keep=config.checkpoint.keep,
+        best=config.checkpoint.best,
+        read_only=True,
     )
     try:
         number = checkpoints.find(step)

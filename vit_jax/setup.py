@@ -18,6 +18,7 @@ from vit_jax.config import ConfigError, check, resolve_duration
 from vit_jax.data import augment, mixing
 from vit_jax.data.pipeline import Loader, Source
 from vit_jax.data.tfds import DataError, DatasetFacts, TfdsSource, describe, split_size
+from vit_jax.evals.base import Evaluator
 from vit_jax.models import vit
 from vit_jax.objectives.base import split
 from vit_jax.train_state import TrainState
@@ -71,7 +72,7 @@ def describe_data(config: ConfigDict) -> DatasetFacts:
 
 def resolve(config: ConfigDict, facts: DatasetFacts) -> ConfigDict:
     """A copy with what the data set decides filled in: the number of classes."""
-    config = ConfigDict(config.copy_and_resolve_references())
+    config = config.copy_and_resolve_references()
     if config.model.num_classes is None:
         config.model.num_classes = facts.num_classes
     return config.lock()
@@ -97,7 +98,7 @@ def resolve_steps(config: ConfigDict, num_examples: int) -> Steps:
 
 
 def build_parts(
-    config: ConfigDict, steps: Steps, *, devices: Sequence[jax.Device] | None = None
+    config: ConfigDict, steps: Steps, *, devices: Sequence[Any] | None = None
 ) -> Parts:
     """Shapes, then shardings, then functions that will run on the mesh.
 
@@ -111,12 +112,12 @@ def build_parts(
 
     def make_objective(key: jax.Array) -> Any:
         encoder = vit.build(**settings, sharding=batch_sharding, key=key)
-        return objectives.build(config.objective, encoder=encoder)
+        return objectives.build(dict(config.objective), encoder=encoder)
 
     schedule_section = dict(config.schedule)
     del schedule_section["warmup"], schedule_section["cooldown"]
     tx, schedule = optim.build(
-        config.optim,
+        dict(config.optim),
         schedule_section={
             **schedule_section,
             "warmup_steps": steps.warmup,
@@ -182,7 +183,8 @@ def build_parts(
 def state_shardings(shapes: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
     """Where each array of the state lives: parameters by rule, the rest after them."""
     params = sharding.param_shardings(shapes.params, mesh)
-    return TrainState(
+    return dataclasses.replace(
+        shapes,
         step=sharding.replicated(mesh),
         params=params,
         opt_state=sharding.opt_state_shardings(
@@ -192,12 +194,12 @@ def state_shardings(shapes: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
     )
 
 
-def open_source(config: ConfigDict, split: str) -> Source:
+def open_source(config: ConfigDict, expression: str) -> Source:
     """The examples of one split of the configured data set."""
     data = config.data
     return TfdsSource(
         name=data.name,
-        split=split,
+        split=expression,
         dir=data.dir or None,
         image_key=data.image_key,
         label_key=data.label_key,
@@ -234,9 +236,7 @@ def build_loader(config: ConfigDict, mesh: jax.sharding.Mesh) -> Loader:
     )
 
 
-def build_evaluator(
-    config: ConfigDict, name: str, *, parts: Parts
-) -> evals.base.Evaluator:
+def build_evaluator(config: ConfigDict, name: str, *, parts: Parts) -> Evaluator:
     """The evaluator of ``config.evals[name]``, reading its own split."""
     section = config.evals[name]
     transform = augment.eval_transform(

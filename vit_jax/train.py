@@ -53,8 +53,8 @@ def save_config(config: ConfigDict, workdir: epath.Path) -> None:
         if unsafe:
             raise ConfigError(
                 [
-                    f"{workdir} holds a run with another config; use another --workdir, "
-                    "or undo:",
+                    f"{workdir} holds a run with another config; "
+                    "use another --workdir, or undo:",
                     *unsafe,
                 ]
             )
@@ -113,8 +113,10 @@ class Pending:
         self._steps: list[tuple[int, dict[str, jax.Array]]] = []
 
     def add(self, step: int, values: dict[str, jax.Array]) -> None:
-        """Notes a step; waits for the one two before it, so that dispatch cannot
-        run away and fill memory with batches."""
+        """Notes a step, and waits for the one two before it.
+
+        Dispatch could otherwise run away and fill memory with batches.
+        """
         self._steps.append((step, values))
         if len(self._steps) > 2:
             self._steps[-3][1]["loss"].block_until_ready()
@@ -258,14 +260,21 @@ def run_loop(
         for step in range(start, steps.total + 1):
             if step > start:
                 with rates.pause():
-                    for name in evaluations.due(step):
+                    measured = evaluations.due(step)
+                    for name in measured:
                         known = known | evaluations.run(name, state)
                         writer.write_scalars(step, of(name, known))
                     if step == steps.total or due(step, steps.checkpoint_every):
                         if pending:
                             pending.take()  # nothing that diverged is ever saved
                         writer.flush()
-                        checkpoints.save(step, state, known)
+                        ranked = config.checkpoint.best.rpartition("/")[0]
+                        checkpoints.save(
+                            step,
+                            state,
+                            known,
+                            measured=ranked.removesuffix("_ema") in measured,
+                        )
             if step == steps.total:
                 break
             waiting = time.perf_counter()
@@ -305,8 +314,11 @@ def batches_from(
         shuffle=config.data.shuffle,
         depth=config.data.prefetch,
     )
-    with contextlib.closing(loader), contextlib.closing(batches):
+    try:
         yield batches
+    finally:
+        batches.close()
+        loader.close()
 
 
 def of(name: str, scalars: Scalars) -> Scalars:
@@ -347,8 +359,9 @@ def summary(result: Result) -> str:
     ]
     if result.trained_steps:
         minutes, seconds = divmod(round(result.seconds), 60)
+        done = f"{result.trained_steps:,} steps"
         lines += [
-            f"time             {minutes}:{seconds:02d} for {result.trained_steps:,} steps",
+            f"time             {minutes}:{seconds:02d} for {done}",
             f"speed            {result.img_per_sec:,.0f} img/s while training",
         ]
     else:

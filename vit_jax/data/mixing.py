@@ -36,7 +36,7 @@ def mixup(
     alpha: float,
     key: Key[Array, ""],
 ) -> tuple[Float[Array, "B H W C"], Float[Array, "B K"]]:
-    """Mixes each row with the next one of the global batch (arXiv 1710.09412).
+    """Mixes each row with the one before it in the global batch (arXiv 1710.09412).
 
     One weight ``a ~ Beta(alpha, alpha)``, at least 0.5, for the whole batch. (The
     big_vision code draws one a device; that makes results depend on their number.)

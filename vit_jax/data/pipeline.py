@@ -8,9 +8,9 @@ import functools
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 Transform = Callable[[Any, np.random.Generator], np.ndarray]
 
 
+@runtime_checkable
 class Source(Protocol):
     """Random access to examples: ``{"image": bytes or uint8 array, "label": int}``."""
 
@@ -111,7 +112,7 @@ class Loader:
         return loaded
 
     def batch(self, ids: np.ndarray, first_position: int) -> dict[str, jax.Array]:
-        """Global arrays ``image`` uint8 ``[B, H, W, C]`` and ``label`` int32 ``[B]``."""
+        """Global ``image`` uint8 ``[B, H, W, C]`` and ``label`` int32 ``[B]``."""
         jobs = []
         for start, stop in self._ranges:
             # A few chunks a thread: even work without a task an image.
@@ -143,7 +144,9 @@ class Loader:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def prefetch(make: Callable[[int], Any], start: int, stop: int, depth: int) -> Iterator:
+def prefetch(
+    make: Callable[[int], Any], start: int, stop: int, depth: int
+) -> Generator:
     """Yields ``make(start) .. make(stop - 1)``, ``depth`` ahead, from a thread.
 
     An exception in ``make`` is raised at its place in the sequence. Closing the
@@ -183,7 +186,7 @@ def prefetch(make: Callable[[int], Any], start: int, stop: int, depth: int) -> I
 
 def train_batches(
     loader: Loader, *, start: int, stop: int, shuffle: bool, depth: int
-) -> Iterator[dict[str, jax.Array]]:
+) -> Generator[dict[str, jax.Array]]:
     """Batches of the steps ``start`` to ``stop - 1``, prefetched onto the devices."""
 
     def make(step: int) -> dict[str, jax.Array]:
@@ -199,7 +202,7 @@ def train_batches(
     return prefetch(make, start, stop, depth)
 
 
-def eval_batches(loader: Loader, *, depth: int = 2) -> Iterator[dict[str, jax.Array]]:
+def eval_batches(loader: Loader, *, depth: int = 2) -> Generator[dict[str, jax.Array]]:
     """The whole source once, in order; the last batch is padded.
 
     Adds ``mask``, bool ``[B]``, True on real rows; padding repeats the last example.

@@ -1,5 +1,6 @@
-"""Prepares data sets in ArrayRecord, the format with random access (uses TensorFlow)."""
+"""Prepares data sets in ArrayRecord, which has random access (uses TensorFlow)."""
 
+import contextlib
 import importlib
 import os
 import re
@@ -15,7 +16,6 @@ from vit_jax.data.tfds import (
     describe,
     known_names,
     prepare_command,
-    split_name,
     unknown_name,
 )
 
@@ -34,27 +34,24 @@ def prepare(
       DataError: the name is unknown, archives are missing, a version in another format
         is in the way, or the download failed. Nothing of the user's is deleted.
     """
-    folder, _ = split_name(name)
     base = re.split(r"[/:]", name)[0]
     if base not in known_names():
         raise DataError(unknown_name(name))
-    _check_archives(name, dir)
     builder = _builder(name, dir)
-    existing = _existing(builder, name)
+    existing = _existing(builder, name, dir)
     if existing is not None:
         log(f"{name} is already prepared in {existing.path}: {_sizes(existing)}")
         return existing
+    _check_archives(name, dir)
     log(f"preparing {name} in {builder.data_dir} (ArrayRecord)")
     started = time.perf_counter()
     _download(builder, name, dir)
-    version = str(builder.version)
-    facts = describe(
-        f"{folder}:{version}" if dir is None else f"{folder}:{version}", dir=dir
-    )
+    facts = describe(_full_name(builder), dir=dir)
     seconds = time.perf_counter() - started
     size = builder.info.dataset_size / 2**20
     log(
-        f"prepared {name} in {facts.path}: {_sizes(facts)}, {size:.1f} MiB, {seconds:.0f} s"
+        f"prepared {name} in {facts.path}: {_sizes(facts)}, {size:.1f} MiB, "
+        f"{seconds:.0f} s"
     )
     return facts
 
@@ -66,10 +63,8 @@ def _quiet_tensorflow() -> None:
     import tensorflow as tf
 
     for kind in ("GPU", "TPU"):
-        try:
+        with contextlib.suppress(RuntimeError):  # already initialised: as it is
             tf.config.set_visible_devices([], kind)
-        except RuntimeError:  # already initialised: it has what it has
-            pass
 
 
 def _builder(name: str, dir: str | None) -> Any:
@@ -80,25 +75,26 @@ def _builder(name: str, dir: str | None) -> Any:
     if base in MANUAL_BUILDERS:
         importlib.import_module(f"vit_jax.data.builders.{base}")
     try:
-        return tfds.builder(
-            name, data_dir=os.fspath(data_root(dir)), file_format="array_record"
-        )
+        # From code, and not of a format yet: TFDS refuses one that is not on disk.
+        _, settings = tfds.core.naming.parse_builder_name_kwargs(name)
+        return tfds.builder_cls(base)(data_dir=os.fspath(data_root(dir)), **settings)
     except (ValueError, AssertionError, ImportError) as error:
         raise DataError(f"{name!r}: {_first_line(error)}") from error
 
 
-def _existing(builder: Any, name: str) -> DatasetFacts | None:
+def _full_name(builder: Any) -> str:
+    """With the config, also where it is the default one, and the version."""
+    folder, _, version = builder.info.full_name.rpartition("/")
+    return f"{folder}:{version}"
+
+
+def _existing(builder: Any, name: str, dir: str | None) -> DatasetFacts | None:
     """What is prepared already; another format in the way is an error."""
-    folder, _ = split_name(name)
     root = os.fspath(builder.data_dir)
     if not os.path.exists(os.path.join(root, "dataset_info.json")):
         return None
-    data_dir = root.removesuffix(f"{folder}/{builder.version}") or None
-    if data_dir == root:  # the default config's folder, which the name left out
-        folder = builder.info.full_name.rpartition("/")[0]
-        data_dir = root.removesuffix(f"{folder}/{builder.version}")
     try:
-        return describe(f"{folder}:{builder.version}", dir=data_dir)
+        return describe(_full_name(builder), dir=dir)
     except DataError as error:
         raise DataError(
             f"{root} holds {name} in another format; move it away, or prepare into "
@@ -107,7 +103,7 @@ def _existing(builder: Any, name: str) -> DatasetFacts | None:
 
 
 def _check_archives(name: str, dir: str | None) -> None:
-    """Before TensorFlow is even imported: archives that a person must fetch."""
+    """Before anything is written: archives that a person must fetch."""
     import tensorflow_datasets as tfds
 
     base = re.split(r"[/:]", name)[0]
@@ -122,8 +118,8 @@ def _check_archives(name: str, dir: str | None) -> None:
     if missing or not (manual.is_dir() and any(manual.iterdir())):
         what = ", ".join(missing) or " ".join(instructions.split())
         raise DataError(
-            f"{name!r} must be downloaded by hand; put into {manual}: {what}; then run: "
-            f"{prepare_command(name, dir)}"
+            f"{name!r} must be downloaded by hand; put into {manual}: {what}; "
+            f"then run: {prepare_command(name, dir)}"
         )
 
 

@@ -69,9 +69,9 @@ def unknown_name(name: str) -> str:
     base = re.split(r"[/:]", name)[0]
     if re.fullmatch(r"imagenet[_-]?(21|22)k.*", base.lower()):
         return (
-            f"{name!r}: ImageNet-21k is not in TFDS; write a TFDS builder for your copy, "
-            "prepare it with file_format='array_record' in the data directory, and set "
-            "data.name to its name"
+            f"{name!r}: ImageNet-21k is not in TFDS; write a TFDS builder for your "
+            "copy, prepare it with file_format='array_record' in the data directory, "
+            "and set data.name to its name"
         )
     near = difflib.get_close_matches(base, known_names(), n=3)
     hint = f"; did you mean {', '.join(near)}?" if near else ""
@@ -113,7 +113,8 @@ def _find(name: str, dir: str | None) -> epath.Path:
     if re.split(r"[/:]", name)[0] not in known_names():
         raise DataError(f"{unknown_name(name)}; none of that name is in {root}")
     raise DataError(
-        f"data set {name!r} is not prepared in {root}; run: {prepare_command(name, dir)}"
+        f"data set {name!r} is not prepared in {root}; "
+        f"run: {prepare_command(name, dir)}"
     )
 
 
@@ -154,8 +155,9 @@ def describe(
     file_format = info.get("fileFormat", "tfrecord")
     if file_format != "array_record":
         raise DataError(
-            f"data set {name!r} in {path} is in {file_format} format, which has no random "
-            f"access; run: {prepare_command(name, dir)} (it says where ArrayRecord goes)"
+            f"data set {name!r} in {path} is in {file_format} format, which has no "
+            f"random access; run: {prepare_command(name, dir)} "
+            "(it says where ArrayRecord goes)"
         )
     structure = json.loads((path / "features.json").read_text())
     features = structure.get("featuresDict", {}).get("features", {})
@@ -289,7 +291,9 @@ class TfdsSource:
     def _parse(self, record: bytes) -> dict[str, Any]:
         from tensorflow_datasets.proto import tf_example_generated_pb2
 
-        fields = tf_example_generated_pb2.Example.FromString(record).features.feature
+        # The generated module makes its classes as it is imported.
+        example = getattr(tf_example_generated_pb2, "Example")  # noqa: B009
+        fields = example.FromString(record).features.feature
         return {
             "image": fields[self._image_key].bytes_list.value[0],
             "label": fields[self._label_key].int64_list.value[0],

@@ -1,8 +1,9 @@
 """What an evaluator is."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Evaluator(Protocol):
     """Measures a set of parameters; exact on any number of devices."""
 

@@ -49,7 +49,7 @@ class Classification:
         self._count = count
 
     def run(self, params: dict[str, Any], frozen: dict[str, Any]) -> dict[str, float]:
-        """Returns ``accuracy`` in 0..1, mean ``loss`` and the number of ``examples``."""
+        """Returns ``accuracy`` in 0..1, mean ``loss`` and the count of ``examples``."""
         # One small transfer a batch, after the next is already running.
         counts = [
             self._count(params, frozen, batch) for batch in eval_batches(self.loader)

@@ -1,6 +1,7 @@
 """Scaled dot-product attention behind one function, and the multi-head layer on it."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ def attend(
     value: Float[Array, "B S H Dh"],
     *,
     mask: Bool[Array, "#B #H #T S"] | None = None,
-    implementation: str = "xla",
+    implementation: Any = "xla",
     dropout_rate: float = 0.0,
     dropout_key: Key[Array, ""] | None = None,
 ) -> Float[Array, "B T H Dh"]:

@@ -48,8 +48,9 @@ def drop_path(
         return residual
     shape = residual.shape[:1] + (1,) * (residual.ndim - 1)
     keep = jax.random.bernoulli(key, 1.0 - rate, shape)
-    scale = jnp.where(keep, 1.0 / (1.0 - rate), 0.0)
-    return residual * scale.astype(residual.dtype)
+    # Scaled in float32: 1 / keep rounded to bfloat16 would bias every kept branch.
+    scaled = residual.astype(jnp.float32) / (1.0 - rate)
+    return jnp.where(keep, scaled, 0.0).astype(residual.dtype)
 
 
 class Mlp(nnx.Module):
@@ -87,7 +88,7 @@ class Mlp(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Pre-norm encoder block: ``x + drop(attention(LN(x)))``, ``x + drop(MLP(LN(x)))``."""
+    """Pre-norm block: ``x + drop(attention(LN(x)))``, then ``x + drop(MLP(LN(x)))``."""
 
     def __init__(
         self,

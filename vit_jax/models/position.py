@@ -11,13 +11,13 @@ def sincos2d(
 
     Row ``y * width + x`` is ``[sin x, cos x, sin y, cos y]`` over ``dim / 4``
     frequencies whose exponents run from 0 to 1 inclusive. (MAE's variant has other
-    frequencies and another order; the two must not be mixed.)
+    frequencies; the two must not be mixed.)
 
     Raises:
       ValueError: ``dim`` is not a multiple of 4, or is below 8.
     """
     if dim % 4 or dim < 8:
-        raise ValueError(f"sincos2d needs a width that is a multiple of 4, got {dim}")
+        raise ValueError(f"sincos2d needs a width in fours, at least 8; got {dim}")
     omega = jnp.arange(dim // 4, dtype=jnp.float32) / (dim // 4 - 1)
     omega = 1.0 / temperature**omega
     y, x = jnp.mgrid[:height, :width]

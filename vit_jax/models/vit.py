@@ -175,7 +175,7 @@ class ViT(nnx.Module):
         return jax.lax.with_sharding_constraint(array, self.sharding)
 
     def embed(self, images: Float[Array, "B H W C"]) -> Float[Array, "B N D"]:
-        """Normalised images to tokens: patches, positions, CLS first where there is one."""
+        """Normalised images to tokens: patches, positions, CLS first if any."""
         if images.shape[1:] != (*self.image_size, self.channels):
             raise ValueError(
                 f"images are {images.shape[1:]}, the model was built for "
@@ -263,7 +263,7 @@ def check_vit(
     attention: str,
     remat: str,
 ) -> list[str]:
-    """Everything wrong with a ViT's settings, a line each; empty when it can be built."""
+    """Everything wrong with a ViT's settings, a line each; empty when it is sound."""
     problems = []
     if image_size[0] % patch_size[0] or image_size[1] % patch_size[1]:
         problems.append(
@@ -273,7 +273,9 @@ def check_vit(
     if width % num_heads:
         problems.append(f"num_heads {num_heads} does not divide width {width}")
     if position == "sincos2d" and (width % 4 or width < 8):
-        problems.append(f"position 'sincos2d' needs a width in fours, got {width}")
+        problems.append(
+            f"position 'sincos2d' needs a width in fours, at least 8; got {width}"
+        )
     for field, value, known in (
         ("pool", pool, POOLS),
         ("position", position, POSITIONS),

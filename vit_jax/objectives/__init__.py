@@ -1,13 +1,13 @@
 """Pre-training objectives by name; adding one is a file and an entry here."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from vit_jax.models.vit import ViT
 from vit_jax.objectives.base import Objective
 from vit_jax.objectives.supervised import Supervised
 
-OBJECTIVES: dict[str, type[Objective]] = {"supervised": Supervised}
+OBJECTIVES: dict[str, Callable[..., Objective]] = {"supervised": Supervised}
 
 
 def build(section: Mapping[str, Any], *, encoder: ViT) -> Any:
