@@ -17,7 +17,7 @@ class CheckpointError(ValueError):
     """A checkpoint that is not there or does not fit; the message says what to do."""
 
 
-def _preservation(keep: int, best: str) -> policies.PreservationPolicy:
+def _preservation(keep: int, best: str) -> Any:
     latest = policies.LatestN(keep)
     if not best:
         return latest

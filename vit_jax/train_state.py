@@ -17,7 +17,7 @@ class TrainState:
     is the moving average of ``params``, or an empty dict when it is off.
     """
 
-    step: jax.Array
+    step: Any  # arrays, or in their places shapes or shardings
     params: dict[str, Any]
     opt_state: Any
     ema: dict[str, Any]

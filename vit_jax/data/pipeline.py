@@ -125,7 +125,7 @@ class Loader:
         for rows, job in jobs:
             local.update(zip(rows, job.result(), strict=True))
 
-        def block(column: int, dtype: Any, index: tuple) -> np.ndarray:
+        def block(column: int, dtype: Any, index: Any) -> np.ndarray:
             rows = range(*index[0].indices(self.batch_size))
             return np.asarray([local[row][column] for row in rows], dtype)
 

@@ -70,13 +70,14 @@ def _quiet_tensorflow() -> None:
 def _builder(name: str, dir: str | None) -> Any:
     _quiet_tensorflow()
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import naming
 
     base = re.split(r"[/:]", name)[0]
     if base in MANUAL_BUILDERS:
         importlib.import_module(f"vit_jax.data.builders.{base}")
     try:
         # From code, and not of a format yet: TFDS refuses one that is not on disk.
-        _, settings = tfds.core.naming.parse_builder_name_kwargs(name)
+        _, settings = naming.parse_builder_name_kwargs(name)
         return tfds.builder_cls(base)(data_dir=os.fspath(data_root(dir)), **settings)
     except (ValueError, AssertionError, ImportError) as error:
         raise DataError(f"{name!r}: {_first_line(error)}") from error

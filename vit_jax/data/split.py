@@ -29,8 +29,9 @@ def parse_split(split: str, sizes: Mapping[str, int]) -> list[tuple[str, int, in
         name = match["name"]
         if name not in sizes:
             raise ValueError(f"no split {name!r}; it has: {', '.join(sizes)}")
-        if len({text.endswith("%") for text in match.group("start", "stop") if text}) > 1:
-            raise ValueError(f"split {split!r} mixes percentages and numbers in {term!r}")
+        bounds = [bound for bound in match.group("start", "stop") if bound]
+        if len({bound.endswith("%") for bound in bounds}) > 1:
+            raise ValueError(f"split {split!r}: {term!r} mixes percent and numbers")
         start = _bound(match["start"], sizes[name], 0)
         stop = _bound(match["stop"], sizes[name], sizes[name])
         ranges.append((name, start, max(start, stop)))

@@ -47,7 +47,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, held_out: bool) -> Iterator[tuple[int, dict]]:
         from sklearn.datasets import load_digits
 
-        digits = load_digits()
+        digits: Any = load_digits()
         images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
         for index, (image, label) in enumerate(zip(images, digits.target, strict=True)):
             if (index % TEST_EVERY == 0) == held_out:

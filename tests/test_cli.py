@@ -1,0 +1,202 @@
+"""The command: one message for a mistake, its exit code, and nothing written."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests import training
+from vit_jax import cli
+
+
+def call(capsys, *arguments):
+    """Exit code and both outputs of the command in this process."""
+    try:
+        code = cli.main([str(word) for word in arguments])
+    except SystemExit as end:
+        code = end.code
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return code, captured.out, captured.err
+
+
+def refused(capsys, tmp_path, *changes, extra=()):
+    """The message of a train that must end before anything is written."""
+    workdir = tmp_path / "run"
+    arguments = training.train_arguments(workdir, *changes)
+    code, out, err = call(capsys, *arguments, *extra)
+    assert code == 2
+    assert err.count("vit-jax:") == 1
+    assert not workdir.exists()
+    assert not out
+    return err
+
+
+def test_an_unknown_key_and_its_neighbour(capsys, tmp_path):
+    err = refused(capsys, tmp_path, "optim.learning_rat=0.1", "model.dropot=0.1")
+    assert "unknown key 'optim.learning_rat'; did you mean 'optim.learning_rate'?" in err
+    assert "unknown key 'model.dropot'; did you mean 'model.dropout'?" in err
+
+
+def test_values_of_the_wrong_type(capsys, tmp_path):
+    err = refused(capsys, tmp_path, "train.batch_size=many", "model.depth=two")
+    assert "train.batch_size must be of type int, got 'many'" in err
+    assert "model.depth" in err
+
+
+def test_many_mistakes_make_one_message(capsys, tmp_path):
+    err = refused(
+        capsys,
+        tmp_path,
+        "train.batch_size=12",
+        "model.variant=mu/3",
+        "schedule.warmup.steps=90",
+        "model.num_classes=11",
+        "data.split=training",
+        "evals.val.split=exam",
+    )
+    assert "train.batch_size 12 is not divisible" in err
+    assert "3" in err and "model.image_size" in err
+    assert "schedule.warmup (90 steps)" in err and "the run of 8 steps" in err
+    assert "model.num_classes is 11, but data set 'digits' has 10" in err
+    assert "data.split: " in err and "no split 'training'" in err
+    assert "evals.val.split: " in err and "no split 'exam'" in err
+    assert err.count("\n  - ") == 6
+
+
+def test_an_unknown_data_set_is_told_with_the_rest(capsys, tmp_path):
+    err = refused(capsys, tmp_path, "data.name=digit", "train.batch_size=12")
+    assert "unknown data set 'digit'; did you mean" in err and "digits" in err
+    assert "train.batch_size 12 is not divisible" in err
+    assert err.count("\n  - ") == 2
+
+
+def test_an_unknown_objective(capsys, tmp_path):
+    err = refused(capsys, tmp_path, "objective.name=superwised")
+    assert "objective.name 'superwised' is unknown" in err
+    assert "did you mean 'supervised'?" in err
+
+
+def test_a_data_set_that_is_not_prepared(capsys, tmp_path):
+    err = refused(capsys, tmp_path, f"data.dir={tmp_path / 'data'}")
+    line = next(line for line in err.splitlines() if "vit-jax prepare" in line)
+    assert f"vit-jax prepare digits --data_dir={tmp_path / 'data'}" in line
+
+
+def test_a_config_that_is_not_there(capsys, tmp_path):
+    workdir = f"--workdir={tmp_path / 'run'}"
+    code, _, err = call(capsys, "train", f"--config={tmp_path}/no.py", workdir)
+    assert code == 2 and "no.py" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_arguments(capsys, tmp_path):
+    workdir = f"--workdir={tmp_path / 'run'}"
+    for arguments, word in [
+        (("train", "--config=configs/digits.py", "--work=x"), "--work=x"),
+        (("train", "--config=configs/digits.py", workdir, "extra"), "extra"),
+        (("evaluate", workdir, "--config.seed=1"), "--config.seed=1"),
+    ]:
+        code, _, err = call(capsys, *arguments)
+        assert code == 2
+        assert f"unknown argument '{word}'; see vit-jax {arguments[0]} --help" in err
+    code, _, err = call(capsys, "trian")
+    assert code == 2 and "trian" in err
+    assert call(capsys, "train")[0] == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_help_shows_examples(verb, capsys):
+    code, out, _ = call(capsys, verb, "--help")
+    assert code == 0
+    examples = out.partition("examples:")[2]
+    assert examples.count(f"vit-jax {verb}") >= 2
+    assert out.index("examples:") > out.index("options:")
+
+
+def test_the_version(capsys):
+    code, out, _ = call(capsys, "--version")
+    assert code == 0 and out.strip() == cli.__version__
+
+
+def test_evaluate_prints_the_accuracy_of_the_log(capsys, tmp_path):
+    workdir = tmp_path / "run"
+    arguments = training.train_arguments(workdir, "train.duration.steps=4")
+    code, out, _ = call(capsys, *arguments)
+    assert code == 0
+    trained = next(
+        line.split()[1] for line in out.splitlines() if "val/accuracy" in line and "%" in line
+    )
+    assert str(workdir / "checkpoints") in out and str(workdir / "metrics.jsonl") in out
+    for step in ("latest", "best", "4"):
+        code, out, _ = call(capsys, "evaluate", f"--workdir={workdir}", f"--step={step}")
+        assert code == 0 and out.startswith("step 4\n")
+        value = next(l.split()[1] for l in out.splitlines() if "val/accuracy" in l)
+        assert f"{100 * float(value):.2f}" == trained
+    code, _, err = call(capsys, "evaluate", f"--workdir={workdir}", "--step=3")
+    assert code == 2 and "no checkpoint '3'; there: 4" in err
+
+
+def test_evaluate_where_nothing_is(capsys, tmp_path):
+    code, _, err = call(capsys, "evaluate", f"--workdir={tmp_path / 'absent'}")
+    assert code == 2 and err.count("vit-jax:") == 1
+    assert "no config.json; name a run's work directory" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+BLOCKED = """\
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name == "tensorflow":
+            raise AssertionError("tensorflow was imported")
+sys.meta_path.insert(0, Blocker())
+from vit_jax.cli import main
+code = main(sys.argv[1:])
+assert "tensorflow" not in sys.modules
+sys.exit(code)
+"""
+
+
+def test_imagenet_without_data_says_how_to_get_it_soon(tmp_path):
+    """The demand is five seconds; a busy machine gets twenty."""
+    arguments = ["train", "--config=configs/vit_s16_i1k.py", "--workdir=run"]
+    environment = training.environment() | {"TFDS_DATA_DIR": str(tmp_path / "data")}
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKED, *arguments],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    seconds = time.perf_counter() - started
+    print(f"{seconds:.1f} s")
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert any(
+        "imagenet2012" in line and "vit-jax prepare imagenet2012" in line
+        for line in done.stderr.splitlines()
+    )
+    assert not (tmp_path / "run").exists()
+    assert seconds < 20
+
+
+def test_an_error_of_the_program_is_not_hidden(monkeypatch):
+    def broken(options, overrides):
+        raise ValueError("a bug")
+
+    monkeypatch.setitem(cli.VERBS, "evaluate", broken)
+    with pytest.raises(ValueError, match="a bug"):
+        cli.main(["evaluate", "--workdir=x"])
+
+
+def test_an_interrupt(monkeypatch, capsys, tmp_path):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vit_jax.train.train", interrupted)
+    code, _, err = call(capsys, *training.train_arguments(tmp_path / "run"))
+    assert code == 130 and "the same command resumes" in err

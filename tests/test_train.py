@@ -1,0 +1,290 @@
+"""Whole runs: kill and resume, run again, diverge, take parameters from another."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from tests import training
+from vit_jax import cli, metrics, setup
+from vit_jax.checkpoint import CheckpointError, Checkpoints
+from vit_jax.config import ConfigError
+from vit_jax.evaluate import evaluate
+from vit_jax.train import NonFiniteError, train
+
+TIMES = ("train/img_per_sec", "train/data_wait", "train/mfu")
+
+
+def run(workdir, *changes):
+    """Trains in this process, returns the result and what was said."""
+    said = []
+    result = train(training.tiny_config(*changes), str(workdir), say=said.append)
+    return result, "\n".join(map(str, said))
+
+
+def rows(workdir, *, timed=False):
+    return [
+        {key: value for key, value in row.items() if timed or not key.startswith(TIMES)}
+        for row in metrics.read_rows(workdir / "metrics.jsonl")
+    ]
+
+
+def restored(workdir, step=None, devices=None, changes=()):
+    """The state of a checkpoint, on the host."""
+    parts = training.build(training.tiny_config(*changes), devices=devices)
+    folder = workdir / "checkpoints"
+    checkpoints = Checkpoints(folder, keep=9, read_only=True)
+    state, _ = checkpoints.restore(step or checkpoints.latest(), parts.state_shapes)
+    checkpoints.close()
+    return training.host(state)
+
+
+def contents(folder):
+    """Every file with its bytes and time of change."""
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run with TensorBoard and an average; nobody may change it."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    result, said = run(folder, "log.tensorboard=True", "train.ema=0.9")
+    return folder, result, said
+
+
+def test_what_a_run_leaves(finished):
+    folder, result, said = finished
+    assert (result.steps, result.trained_steps, result.workdir) == (8, 8, folder)
+    assert result.seconds > 0 and result.img_per_sec > 0
+    assert {"val/accuracy", "val/loss", "val_ema/accuracy"} <= result.evaluations.keys()
+    saved = json.loads((folder / "config.json").read_text())
+    assert saved["config"]["model"]["width"] == 16
+    assert saved["config"]["model"]["num_classes"] == 10
+    assert {"python", "vit_jax", "jax", "flax"} <= saved["versions"].keys()
+    assert saved["versions"]["jax"] == jax.__version__
+    assert (folder / "figures" / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    events = list(folder.rglob("events.out.tfevents.*"))
+    assert events and all(event.stat().st_size > 0 for event in events)
+    assert "digits" in said and "data 8" in said and "8 steps of 16 images" in said
+
+
+def test_every_step_is_logged_once(finished):
+    folder, result, _ = finished
+    steps = [row["step"] for row in rows(folder) if "train/loss" in row]
+    assert steps == list(range(1, 9))
+    evaluated = {row["step"]: row for row in rows(folder) if "val/accuracy" in row}
+    assert sorted(evaluated) == [4, 8]
+    for name, value in result.evaluations.items():
+        assert evaluated[8][name] == value
+    rates = {row["step"]: row["train/learning_rate"] for row in rows(folder) if "train/learning_rate" in row}
+    assert rates[1] == 0.0 and rates[3] == pytest.approx(2e-3) and rates[8] < rates[4]
+
+
+def test_evaluating_gives_the_numbers_of_the_log(finished):
+    folder, result, _ = finished
+    before = contents(folder)
+    step, results = evaluate(str(folder))
+    assert step == 8
+    assert results == result.evaluations
+    step, earlier = evaluate(str(folder), step="4")
+    logged = next(row for row in rows(folder) if row["step"] == 4 and "val/loss" in row)
+    assert step == 4
+    assert earlier == {name: logged[name] for name in earlier}
+    assert contents(folder) == before
+    with pytest.raises(CheckpointError, match=r"no checkpoint '5'; there: 4, 8"):
+        evaluate(str(folder), step="5")
+
+
+def test_a_finished_run_trains_nothing(finished, capsys):
+    folder, first, _ = finished
+    before = restored(folder, changes=["train.ema=0.9"])
+    logged, figure = rows(folder, timed=True), (folder / "figures/curves.png").stat()
+    changes = ("log.tensorboard=True", "train.ema=0.9")
+    assert cli.main(training.train_arguments(folder, *changes)) == 0
+    assert "already complete" in capsys.readouterr().out
+    assert rows(folder, timed=True) == logged
+    assert (folder / "figures/curves.png").stat().st_mtime_ns == figure.st_mtime_ns
+    assert training.same_bits(restored(folder, changes=["train.ema=0.9"]), before)
+    result, _ = run(folder, *changes)
+    assert (result.trained_steps, result.evaluations) == (0, first.evaluations)
+
+
+def test_another_config_in_the_same_directory(finished, capsys):
+    folder, _, _ = finished
+    before = contents(folder)
+    changes = ("train.ema=0.9", "optim.learning_rate=0.01", "data.augment.pad=0")
+    assert cli.main(training.train_arguments(folder, *changes)) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("vit-jax:") == 1
+    assert "optim.learning_rate: 0.002 -> 0.01" in captured.err
+    assert "data.augment.pad: 1 -> 0" in captured.err
+    assert "another --workdir" in captured.err
+    assert "Traceback" not in captured.err
+    assert contents(folder) == before
+
+
+def test_a_harmless_change_is_taken_over(tmp_path):
+    run(tmp_path / "run", "train.duration.steps=2", "evals.val.every.steps=2")
+    run(tmp_path / "run", "train.duration.steps=2", "log.every.steps=2")
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert saved["config"]["log"]["every"]["steps"] == 2
+
+
+CHANGES = ("train.duration.steps=40", "train.ema=0.9", "evals.val.every.steps=6")
+
+
+def start(workdir):
+    return subprocess.Popen(
+        training.command(*training.train_arguments(workdir, *CHANGES)),
+        env=training.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for_rows(process, path, step):
+    """Waits until a step is in the metrics; the file is written to as it goes."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[0]
+        if path.exists() and any(row["step"] >= step for row in metrics.read_rows(path)):
+            return
+        time.sleep(0.002)
+    raise AssertionError(f"step {step} was not reached")
+
+
+def test_killed_and_started_again_is_as_never_killed(tmp_path):
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    process = start(straight)
+    output = process.communicate(timeout=200)[0]
+    assert process.returncode == 0, output
+    process = start(killed)
+    wait_for_rows(process, killed / "metrics.jsonl", 20)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    process = start(killed)
+    output = process.communicate(timeout=200)[0]
+    assert process.returncode == 0, output
+    assert "resuming from step" in output
+    one = jax.devices()[:1]
+    expected = restored(straight, 40, devices=one, changes=CHANGES)
+    assert int(expected.step) == 40
+    actual = restored(killed, 40, devices=one, changes=CHANGES)
+    assert training.same_bits(actual, expected)
+    assert rows(killed) == rows(straight)
+    steps = [row["step"] for row in rows(killed) if "train/loss" in row]
+    assert steps == list(range(1, 41))
+
+
+def test_a_run_that_diverges(tmp_path, capsys, monkeypatch):
+    """The parameters become infinite at step 6, after the checkpoint of step 4."""
+    build_parts = setup.build_parts
+
+    def diverging(*args, **kwargs):
+        parts = build_parts(*args, **kwargs)
+
+        def step(state, frozen, batch, key):
+            broken = int(state.step) == 5
+            state, values = parts.train_step(state, frozen, batch, key)
+            if broken:
+                state = state.replace(
+                    params=jax.tree.map(lambda leaf: leaf * math.nan, state.params)
+                )
+                values["loss"] = values["loss"] * math.nan
+            return state, values
+
+        return setup.dataclasses.replace(parts, train_step=step)
+
+    monkeypatch.setattr(setup, "build_parts", diverging)
+    changes = ("train.duration.steps=12", "log.every.steps=50")
+    arguments = training.train_arguments(tmp_path / "run", *changes)
+    assert cli.main(arguments) == 1
+    captured = capsys.readouterr()
+    assert "step 6 " in captured.err and "loss" in captured.err
+    assert "step 4" in captured.err  # what is left
+    assert "Traceback" not in captured.err
+    saved = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert [name for name in saved if name[0].isdigit()] == ["4"]
+    monkeypatch.undo()
+    state = restored(tmp_path / "run", 4)
+    assert int(state.step) == 4
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    values = [v for row in rows(tmp_path / "run") for v in row.values()]
+    assert all(math.isfinite(value) for value in values)
+    assert cli.main(arguments) == 0  # from the last good checkpoint
+    assert int(restored(tmp_path / "run").step) == 12
+
+
+def test_a_huge_learning_rate(tmp_path):
+    changes = ("optim.learning_rate=1e30", "schedule.warmup.steps=0")
+    with pytest.raises(NonFiniteError, match=r"at step \d+ is not finite"):
+        run(tmp_path / "run", *changes, "optim.clip_norm=0.0")
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        if path.name.isdigit():
+            state = restored(tmp_path / "run", int(path.name))
+            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+def test_parameters_from_another_run(finished, tmp_path):
+    source, _, _ = finished
+    config = training.tiny_config(f"model.init_from={source}")
+    parts = training.build(config)
+    from vit_jax.train import restore_or_init
+
+    checkpoints = Checkpoints(tmp_path / "none", keep=1)
+    said = []
+    with jax.set_mesh(parts.mesh):
+        state, step, _ = restore_or_init(config, parts, checkpoints, said.append)
+    checkpoints.close()
+    expected = restored(source, 8, changes=["train.ema=0.9"])
+    assert step == 0 and int(state.step) == 0
+    assert training.same_bits(state.params, expected.params)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(state.opt_state))
+    assert said == [f"parameters taken from {source}"]
+    result, text = run(tmp_path / "run", f"model.init_from={source}")
+    assert "parameters taken from" in text and result.trained_steps == 8
+    first = next(row for row in rows(tmp_path / "run") if "train/loss" in row)
+    source_first = next(row for row in rows(source) if "train/loss" in row)
+    assert first["train/loss"] < source_first["train/loss"]
+
+
+def test_parameters_that_are_not_there_or_do_not_fit(finished, tmp_path):
+    source, _, _ = finished
+    with pytest.raises(CheckpointError, match=r"no checkpoint in"):
+        run(tmp_path / "run", f"model.init_from={tmp_path / 'absent'}")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(CheckpointError, match=r"does not fit the model: .*head/kernel"):
+        run(tmp_path / "run", f"model.init_from={source}", "model.width=32")
+    assert not (tmp_path / "run").exists()
+
+
+def test_only_a_result_of_this_step_makes_a_checkpoint_the_best(tmp_path):
+    changes = ("checkpoint.every.steps=2", "checkpoint.keep=9")
+    run(tmp_path / "run", *changes, "optim.learning_rate=0.0")
+    checkpoints = Checkpoints(
+        tmp_path / "run" / "checkpoints", best="val/accuracy", read_only=True
+    )
+    # All accuracies are equal: the rest would win if old results counted.
+    assert checkpoints.best() in (4, 8)
+    infos = {step: checkpoints._manager.metrics(step) for step in (2, 4, 6, 8)}
+    checkpoints.close()
+    assert not infos[2] and not infos[6]
+    assert infos[4]["val/accuracy"] == infos[8]["val/accuracy"]
+
+
+def test_a_directory_of_another_run_is_refused_before_anything_is_built(tmp_path):
+    run(tmp_path / "run", "train.duration.steps=2")
+    with pytest.raises(ConfigError, match=r"seed: 0 -> 1"):
+        run(tmp_path / "run", "train.duration.steps=2", "seed=1")
