@@ -16,6 +16,7 @@ from vit_jax.data.tfds import (
     describe,
     known_names,
     prepare_command,
+    split_name,
     unknown_name,
 )
 
@@ -35,10 +36,11 @@ def prepare(
         is in the way, or the download failed. Nothing of the user's is deleted.
     """
     base = re.split(r"[/:]", name)[0]
-    if base not in known_names():
-        raise DataError(unknown_name(name))
-    builder = _builder(name, dir)
-    existing = _existing(builder, name, dir)
+    if base in known_names():
+        builder = _builder(name, dir)
+        existing = _existing(builder, name, dir)
+    else:
+        builder, existing = None, _users_own(name, dir)
     if existing is not None:
         log(f"{name} is already prepared in {existing.path}: {_sizes(existing)}")
         return existing
@@ -54,6 +56,21 @@ def prepare(
         f"{seconds:.0f} s"
     )
     return facts
+
+
+def _users_own(name: str, dir: str | None) -> DatasetFacts:
+    """A data set that only the user can build: it is there, or is explained."""
+    try:
+        return describe(name, dir=dir)
+    except DataError as error:
+        folder = data_root(dir) / split_name(name)[0]
+        if not folder.exists():
+            raise DataError(unknown_name(name)) from error
+        raise DataError(
+            f"{folder} holds {name} in another format or is damaged, and TFDS has no "
+            "builder of that name; prepare it again in another directory with its own: "
+            "download_and_prepare(file_format='array_record')"
+        ) from error
 
 
 def _quiet_tensorflow() -> None:

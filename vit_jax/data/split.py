@@ -3,9 +3,10 @@
 import re
 from collections.abc import Mapping
 
+_BOUND = r"-?(?:\d+|\d+(?:\.\d+)?%)"
 _TERM = re.compile(
     r"\s*(?P<name>[\w.-]+)\s*"
-    r"(\[\s*(?P<start>-?\d+%?)?\s*:\s*(?P<stop>-?\d+%?)?\s*\])?\s*"
+    rf"(\[\s*(?P<start>{_BOUND})?\s*:\s*(?P<stop>{_BOUND})?\s*\])?\s*"
 )
 
 
@@ -13,7 +14,7 @@ def parse_split(split: str, sizes: Mapping[str, int]) -> list[tuple[str, int, in
     """Ranges ``(split, start, stop)`` of an expression, in its order.
 
     Percentages are rounded to the closest example, and negative bounds count from the
-    end, as TFDS does by default.
+    end, as TFDS does by default; ``all`` is every split, one after the other.
 
     Raises:
       ValueError: the expression is malformed or names no split of ``sizes``.
@@ -27,6 +28,9 @@ def parse_split(split: str, sizes: Mapping[str, int]) -> list[tuple[str, int, in
                 "'train[100:200]', or a sum such as 'train+test'"
             )
         name = match["name"]
+        if name == "all" and name not in sizes and "[" not in term:
+            ranges += [(every, 0, size) for every, size in sizes.items()]
+            continue
         if name not in sizes:
             raise ValueError(f"no split {name!r}; it has: {', '.join(sizes)}")
         bounds = [bound for bound in match.group("start", "stop") if bound]
@@ -42,7 +46,7 @@ def _bound(text: str | None, size: int, default: int) -> int:
     if text is None:
         return default
     if text.endswith("%"):
-        percent = int(text[:-1])
+        percent = float(text[:-1])
         if abs(percent) > 100:
             raise ValueError(f"{text} is beyond 100 %")
         value = round(percent * size / 100)

@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import re
+import socket
 from typing import Any
 
 from etils import epath
@@ -88,8 +89,24 @@ def _versions(folder: epath.Path) -> list[str]:
     return sorted(found, key=lambda text: tuple(map(int, text.split("."))))
 
 
+def _check_reachable(root: epath.Path) -> None:
+    """Without a network, a bucket takes long to look into and then seems empty."""
+    host = "storage.googleapis.com"
+    proxies = ("https_proxy", "HTTPS_PROXY", "STORAGE_EMULATOR_HOST")
+    if not os.fspath(root).startswith("gs://") or any(map(os.environ.get, proxies)):
+        return
+    try:
+        socket.create_connection((host, 443), timeout=3).close()
+    except OSError as error:
+        raise DataError(
+            f"data directory {os.fspath(root)}: {host} cannot be reached ({error}); "
+            "check the network, or set data.dir to a local directory"
+        ) from error
+
+
 def _find(name: str, dir: str | None) -> epath.Path:
     root = data_root(dir)
+    _check_reachable(root)
     folder, version = split_name(name)
     versions = _versions(root / folder)
     prepared = [
@@ -116,6 +133,16 @@ def _find(name: str, dir: str | None) -> epath.Path:
         f"data set {name!r} is not prepared in {root}; "
         f"run: {prepare_command(name, dir)}"
     )
+
+
+def _read_json(path: epath.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}); move {path.parent} away and prepare "
+            "again"
+        ) from error
 
 
 def _shards(name: str, info: dict[str, Any], split: dict[str, Any]) -> tuple[str, ...]:
@@ -151,15 +178,18 @@ def describe(
         the message holds the command that helps.
     """
     path = _find(name, dir)
-    info = json.loads((path / "dataset_info.json").read_text())
+    info = _read_json(path / "dataset_info.json")
     file_format = info.get("fileFormat", "tfrecord")
+    # `tfds convert_format` may have put ArrayRecord beside the first format.
+    if "array_record" in info.get("alternativeFileFormats", ()):
+        file_format = info["fileFormat"] = "array_record"
     if file_format != "array_record":
         raise DataError(
             f"data set {name!r} in {path} is in {file_format} format, which has no "
             f"random access; run: {prepare_command(name, dir)} "
             "(it says where ArrayRecord goes)"
         )
-    structure = json.loads((path / "features.json").read_text())
+    structure = _read_json(path / "features.json")
     features = structure.get("featuresDict", {}).get("features", {})
     num_classes, class_names = _classes(path, label_key, features)
     return DatasetFacts(
@@ -245,6 +275,19 @@ class TfdsSource:
         self._cache: dict[int, dict[str, Any]] | None = (
             {} if size <= cache_bytes else None
         )
+        self._check_kinds()
+
+    def _check_kinds(self) -> None:
+        """On the first example: TFDS stores images as bytes and labels as integers."""
+        try:
+            self._parse(self._read(0))
+        except IndexError as error:
+            raise DataError(
+                f"data set {self.facts.name!r}: {self._image_key!r} and "
+                f"{self._label_key!r} are not an encoded image and a class label; set "
+                "data.image_key and data.label_key, among: "
+                f"{', '.join(self.facts.features)}"
+            ) from error
 
     def _check_shards(self, splits: set[str]) -> int:
         size = 0
@@ -262,21 +305,33 @@ class TfdsSource:
         from array_record.python import array_record_data_source
 
         folder = self.facts.path
-        return array_record_data_source.ArrayRecordDataSource(
-            [os.path.join(folder, shard) for shard in self.facts.shards[split]]
-        )
+        paths = [os.path.join(folder, shard) for shard in self.facts.shards[split]]
+        try:
+            records = array_record_data_source.ArrayRecordDataSource(paths)
+        except RuntimeError as error:  # such as a shard cut short
+            raise DataError(
+                f"a shard of split {split!r} in {folder} cannot be opened ({error}); "
+                "move the folder away and prepare again"
+            ) from error
+        if len(records) != self.facts.splits[split]:
+            raise DataError(
+                f"split {split!r} in {folder} holds {len(records):,} examples where "
+                f"dataset_info.json says {self.facts.splits[split]:,}; move the folder "
+                "away and prepare again"
+            )
+        return records
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """``{"image": encoded bytes, "label": int}``."""
-        if self._cache is not None and index in self._cache:
-            return self._cache[index]
-        example = self._parse(self._read(index))
-        if self._cache is not None:
-            self._cache[index] = example
-        return example
+        if self._cache is None:
+            return self._parse(self._read(index))
+        example = self._cache.get(index)
+        if example is None:
+            example = self._cache[index] = self._parse(self._read(index))
+        return dict(example)  # a caller may change its own
 
     def _read(self, index: int) -> bytes:
         if not 0 <= index < self._length:
