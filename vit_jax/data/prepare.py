@@ -8,17 +8,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from vit_jax.data.tfds import (
-    MANUAL_BUILDERS,
-    DataError,
-    DatasetFacts,
-    data_root,
-    describe,
+from vit_jax.data.catalogue import (
+    OWN_BUILDERS,
     known_names,
     prepare_command,
     split_name,
     unknown_name,
 )
+from vit_jax.data.tfds import DataError, DatasetFacts, data_root, describe
 
 # The archives that TFDS's text does not put in a form to be checked.
 ARCHIVES = {"imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")}
@@ -90,7 +87,7 @@ def _builder(name: str, dir: str | None) -> Any:
     from tensorflow_datasets.core import naming
 
     base = re.split(r"[/:]", name)[0]
-    if base in MANUAL_BUILDERS:
+    if base in OWN_BUILDERS:
         importlib.import_module(f"vit_jax.data.builders.{base}")
     try:
         # From code, and not of a format yet: TFDS refuses one that is not on disk.
@@ -125,7 +122,7 @@ def _check_archives(name: str, dir: str | None) -> None:
     import tensorflow_datasets as tfds
 
     base = re.split(r"[/:]", name)[0]
-    if base in MANUAL_BUILDERS:
+    if base in OWN_BUILDERS:
         return
     instructions = getattr(tfds.builder_cls(base), "MANUAL_DOWNLOAD_INSTRUCTIONS", None)
     if not instructions:

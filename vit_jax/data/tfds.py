@@ -5,8 +5,6 @@ Example protobuf that TFDS ships, and only the image bytes and the label are tak
 """
 
 import dataclasses
-import difflib
-import functools
 import json
 import os
 import re
@@ -15,9 +13,13 @@ from typing import Any
 
 from etils import epath
 
+from vit_jax.data.catalogue import (
+    known_names,
+    prepare_command,
+    split_name,
+    unknown_name,
+)
 from vit_jax.data.split import parse_split
-
-MANUAL_BUILDERS = ("digits",)  # of vit_jax.data.builders
 
 
 class DataError(ValueError):
@@ -43,40 +45,6 @@ def data_root(dir: str | None = None) -> epath.Path:
     """The data directory: ``dir``, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     chosen = dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return epath.Path(chosen).expanduser()
-
-
-def split_name(name: str) -> tuple[str, str | None]:
-    """``"cifar10:3.0.2"`` to its folder and version; a config stays in the folder."""
-    folder, _, version = name.partition(":")
-    return folder, version or None
-
-
-def prepare_command(name: str, dir: str | None) -> str:
-    """The command that prepares a data set."""
-    return f"vit-jax prepare {name}" + (f" --data_dir={dir}" if dir else "")
-
-
-@functools.cache
-def known_names() -> tuple[str, ...]:
-    """Every data set that TFDS or this package can build (no TensorFlow needed)."""
-    import tensorflow_datasets as tfds
-
-    catalogue = tfds.list_builders(with_community_datasets=False)
-    return tuple(sorted({*catalogue, *MANUAL_BUILDERS}))
-
-
-def unknown_name(name: str) -> str:
-    """The message for a data set that nobody knows, with the nearest names."""
-    base = re.split(r"[/:]", name)[0]
-    if re.fullmatch(r"imagenet[_-]?(21|22)k.*", base.lower()):
-        return (
-            f"{name!r}: ImageNet-21k is not in TFDS; write a TFDS builder for your "
-            "copy, prepare it with file_format='array_record' in the data directory, "
-            "and set data.name to its name"
-        )
-    near = difflib.get_close_matches(base, known_names(), n=3)
-    hint = f"; did you mean {', '.join(near)}?" if near else ""
-    return f"unknown data set {name!r}{hint} (TFDS names, and digits)"
 
 
 def _versions(folder: epath.Path) -> list[str]:
