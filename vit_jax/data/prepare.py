@@ -32,12 +32,9 @@ def prepare(
       DataError: the name is unknown, archives are missing, a version in another format
         is in the way, or the download failed. Nothing of the user's is deleted.
     """
-    base = re.split(r"[/:]", name)[0]
-    if base in known_names():
-        builder = _builder(name, dir)
-        existing = _existing(builder, name, dir)
-    else:
-        builder, existing = None, _users_own(name, dir)
+    existing = _ready(name, dir)  # the quick way, without TensorFlow
+    builder: Any = None if existing else _builder(name, dir)
+    existing = existing or _existing(builder, name, dir)
     if existing is not None:
         log(f"{name} is already prepared in {existing.path}: {_sizes(existing)}")
         return existing
@@ -55,11 +52,17 @@ def prepare(
     return facts
 
 
-def _users_own(name: str, dir: str | None) -> DatasetFacts:
-    """A data set that only the user can build: it is there, or is explained."""
+def _ready(name: str, dir: str | None) -> DatasetFacts | None:
+    """What can be read already; None leaves the explanation to TFDS's builder.
+
+    Raises:
+      DataError: it cannot be read, and no builder here can make it.
+    """
     try:
         return describe(name, dir=dir)
     except DataError as error:
+        if re.split(r"[/:]", name)[0] in known_names():
+            return None
         folder = data_root(dir) / split_name(name)[0]
         if not folder.exists():
             raise DataError(unknown_name(name)) from error
