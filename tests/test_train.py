@@ -1,5 +1,6 @@
 """Whole runs: kill and resume, run again, diverge, take parameters from another."""
 
+import dataclasses
 import json
 import math
 import os
@@ -16,7 +17,7 @@ from vit_jax import cli, metrics, setup
 from vit_jax.checkpoint import CheckpointError, Checkpoints
 from vit_jax.config import ConfigError
 from vit_jax.evaluate import evaluate
-from vit_jax.train import NonFiniteError, train
+from vit_jax.train import NonFiniteError, restore_or_init, train
 
 TIMES = ("train/img_per_sec", "train/data_wait", "train/mfu")
 
@@ -86,7 +87,11 @@ def test_every_step_is_logged_once(finished):
     assert sorted(evaluated) == [4, 8]
     for name, value in result.evaluations.items():
         assert evaluated[8][name] == value
-    rates = {row["step"]: row["train/learning_rate"] for row in rows(folder) if "train/learning_rate" in row}
+    rates = {
+        row["step"]: row["train/learning_rate"]
+        for row in rows(folder)
+        if "train/learning_rate" in row
+    }
     assert rates[1] == 0.0 and rates[3] == pytest.approx(2e-3) and rates[8] < rates[4]
 
 
@@ -158,7 +163,9 @@ def wait_for_rows(process, path, step):
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()[0]
-        if path.exists() and any(row["step"] >= step for row in metrics.read_rows(path)):
+        if path.exists() and any(
+            row["step"] >= step for row in metrics.read_rows(path)
+        ):
             return
         time.sleep(0.002)
     raise AssertionError(f"step {step} was not reached")
@@ -205,7 +212,7 @@ def test_a_run_that_diverges(tmp_path, capsys, monkeypatch):
                 values["loss"] = values["loss"] * math.nan
             return state, values
 
-        return setup.dataclasses.replace(parts, train_step=step)
+        return dataclasses.replace(parts, train_step=step)
 
     monkeypatch.setattr(setup, "build_parts", diverging)
     changes = ("train.duration.steps=12", "log.every.steps=50")
@@ -241,8 +248,6 @@ def test_parameters_from_another_run(finished, tmp_path):
     source, _, _ = finished
     config = training.tiny_config(f"model.init_from={source}")
     parts = training.build(config)
-    from vit_jax.train import restore_or_init
-
     checkpoints = Checkpoints(tmp_path / "none", keep=1)
     said = []
     with jax.set_mesh(parts.mesh):
@@ -284,7 +289,7 @@ def test_only_a_result_of_this_step_makes_a_checkpoint_the_best(tmp_path):
     assert infos[4]["val/accuracy"] == infos[8]["val/accuracy"]
 
 
-def test_a_directory_of_another_run_is_refused_before_anything_is_built(tmp_path):
+def test_a_directory_of_another_run_is_refused(tmp_path):
     run(tmp_path / "run", "train.duration.steps=2")
     with pytest.raises(ConfigError, match=r"seed: 0 -> 1"):
         run(tmp_path / "run", "train.duration.steps=2", "seed=1")

@@ -145,7 +145,7 @@ def test_the_loss_falls_on_a_fixed_batch():
     parts = training.build(config, devices=jax.devices()[:1], total=60)
     _, losses, _ = training.run_steps(parts, 60, fixed=True)
     assert losses[0] == pytest.approx(np.log(10), rel=0.05)
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
 
 
 class Distil(Objective):
@@ -164,7 +164,9 @@ class Distil(Objective):
 
 def paths(tree):
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    return [
+        jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves
+    ]
 
 
 def test_frozen_parts_are_neither_trained_nor_in_the_optimizer():
@@ -189,7 +191,9 @@ def test_frozen_parts_are_neither_trained_nor_in_the_optimizer():
     state = train_state.create(params, watched, with_ema=False)
     assert not [path for path in paths(state.opt_state) if "teacher" in path]
     before, started = training.host(frozen), training.host(params)
-    given = {"x": jnp.asarray(np.random.default_rng(0).normal(size=(8, 4)), jnp.float32)}
+    given = {
+        "x": jnp.asarray(np.random.default_rng(0).normal(size=(8, 4)), jnp.float32)
+    }
     step = jax.jit(step)
     state, first = step(state, frozen, given, jax.random.key(0))
     for _ in range(5):

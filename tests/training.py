@@ -1,6 +1,7 @@
 """Tiny runs on digits for the tests of training; the data are prepared once."""
 
 import atexit
+import dataclasses
 import functools
 import os
 import pathlib
@@ -12,6 +13,7 @@ import tempfile
 import jax
 import numpy as np
 
+from tests.models import tiny
 from vit_jax import setup, sharding
 from vit_jax.config import load
 
@@ -83,7 +85,21 @@ def build(config, devices=None, total=8):
         log_every=1,
         eval_every={},
     )
-    return setup.build_parts(config, steps, devices=devices)
+    parts = setup.build_parts(config, steps, devices=devices)
+    return dataclasses.replace(parts, train_step=quickly(parts.train_step))
+
+
+def quickly(step):
+    """A jitted function, compiled without LLVM's optimisations: it runs a few times."""
+    compiled = []
+
+    def run(*arguments):
+        if not compiled:
+            lowered = step.lower(*arguments)
+            compiled.append(lowered.compile(compiler_options=tiny.FAST))
+        return compiled[0](*arguments)
+
+    return run
 
 
 def batch(parts, rows=16, seed=0):

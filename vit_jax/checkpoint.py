@@ -4,6 +4,7 @@ A step directory holds ``state`` (the arrays) and ``meta`` (JSON: evaluations so
 """
 
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,7 +51,7 @@ class Checkpoints:
 
     def __init__(
         self,
-        directory: str | epath.Path,
+        directory: str | os.PathLike,
         *,
         keep: int = 1,
         best: str = "",
@@ -167,8 +168,8 @@ def find_state(path: str) -> epath.Path:
     )
 
 
-def restore_params(path: str, abstract_params: Any) -> Any:
-    """Parameters alone, from another run, into the shardings of ``abstract_params``.
+def check_params(path: str, abstract_params: Any) -> epath.Path:
+    """The ``state`` directory whose parameters have these names and shapes.
 
     Raises:
       CheckpointError: nothing is there, or names or shapes differ (all are listed).
@@ -176,12 +177,22 @@ def restore_params(path: str, abstract_params: Any) -> Any:
     state = find_state(path)
     with ocp.PyTreeCheckpointer() as checkpointer:
         stored = checkpointer.metadata(state).item_metadata.tree["params"]
-        differences = _differences(stored, abstract_params)
-        if differences:
-            raise CheckpointError(
-                f"{path}: the checkpoint does not fit the model: "
-                + "; ".join(differences)
-            )
+    differences = _differences(stored, abstract_params)
+    if differences:
+        raise CheckpointError(
+            f"{path}: the checkpoint does not fit the model: " + "; ".join(differences)
+        )
+    return state
+
+
+def restore_params(path: str, abstract_params: Any) -> Any:
+    """Parameters alone, from another run, into the shardings of ``abstract_params``.
+
+    Raises:
+      CheckpointError: as `check_params`.
+    """
+    state = check_params(path, abstract_params)
+    with ocp.PyTreeCheckpointer() as checkpointer:
         abstract = {"params": abstract_params}
         restored = checkpointer.restore(
             state,

@@ -10,9 +10,14 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from absl import logging
+
 from vit_jax import __version__
 
 TRAIN_EXAMPLES = """\
+  --config.KEY=VALUE    replaces a field, any number of times; configs/base.py
+                        lists them, e.g. --config.optim.learning_rate=3e-4
+
 examples:
   vit-jax train --config=configs/digits.py
   vit-jax train --config=configs/vit_s16_i1k.py:B/16 --workdir=runs/b16 \\
@@ -65,12 +70,6 @@ def build_parser() -> argparse.ArgumentParser:
         "--workdir",
         metavar="DIR",
         help="where the run lives (default: runs/NAME OF THE CONFIG)",
-    )
-    train.add_argument(
-        "--config.KEY",
-        metavar="VALUE",
-        dest="_",
-        help="replaces a field, e.g. --config.optim.learning_rate=3e-4",
     )
 
     evaluate = verb(
@@ -154,6 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(
             f"unknown argument {unknown[0]!r}; see vit-jax {options.verb} --help"
         )
+    logging.set_verbosity(logging.ERROR)  # libraries' remarks are not for the user
     try:
         return VERBS[options.verb](options, overrides)
     except ValueError as error:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from vit_jax import metrics as reporting
 from vit_jax import setup
-from vit_jax.checkpoint import Checkpoints, restore_params
+from vit_jax.checkpoint import Checkpoints, check_params, restore_params
 from vit_jax.config import ConfigError, diff, snapshot, unsafe_changes
 from vit_jax.data.pipeline import train_batches
 from vit_jax.plan import chips
@@ -63,7 +63,7 @@ def save_config(config: ConfigDict, workdir: epath.Path) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     temporary = workdir / "config.json.tmp"
     temporary.write_text(json.dumps(new, indent=2))
-    temporary.rename(path)
+    temporary.replace(path)
 
 
 class Evaluations:
@@ -138,6 +138,12 @@ class Pending:
         return bool(self._steps)
 
 
+def check_source(config: ConfigDict, parts: setup.Parts, workdir: epath.Path) -> None:
+    """Before a new run writes anything: do the parameters it starts from fit?"""
+    if config.model.init_from and not (workdir / "config.json").exists():
+        check_params(config.model.init_from, parts.state_shapes.params)
+
+
 def restore_or_init(
     config: ConfigDict, parts: setup.Parts, checkpoints: Checkpoints, say: Callable
 ) -> tuple[Any, int, Scalars]:
@@ -189,8 +195,9 @@ def train(config: ConfigDict, workdir: str, *, say: Callable = print) -> Result:
     config = setup.resolve(config, facts)
     steps = setup.resolve_steps(config, setup.num_train_examples(config, facts))
     folder = epath.Path(workdir).expanduser()
-    save_config(config, folder)
     parts = setup.build_parts(config, steps)
+    check_source(config, parts, folder)
+    save_config(config, folder)
     checkpoints = Checkpoints(
         folder / "checkpoints",
         keep=config.checkpoint.keep,
@@ -210,6 +217,7 @@ def train(config: ConfigDict, workdir: str, *, say: Callable = print) -> Result:
             flops_per_image=parts.flops_per_image,
             peak_flops=peak_flops(parts.mesh),
         )
+        stack.enter_context(naming_last_good(checkpoints))
         known, speed = run_loop(
             config,
             parts,
@@ -233,6 +241,25 @@ def train(config: ConfigDict, workdir: str, *, say: Callable = print) -> Result:
         evaluations=known,
         workdir=folder,
     )
+
+
+@contextlib.contextmanager
+def naming_last_good(checkpoints: Checkpoints) -> Iterator[None]:
+    """Adds to the error of a run that diverged what the run leaves."""
+    try:
+        yield
+    except NonFiniteError as error:
+        latest, folder = checkpoints.latest(), checkpoints.directory
+        left = f"the last good checkpoint is of step {latest} in {folder}"
+        if latest is None:
+            left = "no checkpoint was saved before it"
+        raise NonFiniteError(f"{error}; {left}") from None
+
+
+def ranks(config: ConfigDict, measured: list[str]) -> bool:
+    """Whether the metric of the best checkpoint is among those just measured."""
+    name = config.checkpoint.best.rpartition("/")[0]
+    return name.removesuffix("_ema") in measured
 
 
 def run_loop(
@@ -259,22 +286,18 @@ def run_loop(
         begun = time.perf_counter()
         for step in range(start, steps.total + 1):
             if step > start:
+                saving = step == steps.total or due(step, steps.checkpoint_every)
                 with rates.pause():
                     measured = evaluations.due(step)
+                    if pending and (saving or measured):
+                        pending.take()  # nothing that diverged is measured or saved
                     for name in measured:
                         known = known | evaluations.run(name, state)
                         writer.write_scalars(step, of(name, known))
-                    if step == steps.total or due(step, steps.checkpoint_every):
-                        if pending:
-                            pending.take()  # nothing that diverged is ever saved
+                    if saving:
                         writer.flush()
-                        ranked = config.checkpoint.best.rpartition("/")[0]
-                        checkpoints.save(
-                            step,
-                            state,
-                            known,
-                            measured=ranked.removesuffix("_ema") in measured,
-                        )
+                        new = ranks(config, measured)
+                        checkpoints.save(step, state, known, measured=new)
             if step == steps.total:
                 break
             waiting = time.perf_counter()

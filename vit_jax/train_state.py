@@ -18,9 +18,9 @@ class TrainState:
     """
 
     step: Any  # arrays, or in their places shapes or shardings
-    params: dict[str, Any]
+    params: Any
     opt_state: Any
-    ema: dict[str, Any]
+    ema: Any
 
 
 def create(

@@ -92,7 +92,11 @@ def test_objectives_by_name():
     objective = objectives.build(section, encoder=encoder())
     assert isinstance(objective, Supervised)
     assert (objective.loss_kind, objective.label_smoothing) == ("sigmoid", 0.1)
-    with pytest.raises(ValueError, match=r"objective.name 'mim' is unknown; known: sup"):
+    with pytest.raises(
+        ValueError, match=r"objective.name 'mim' is unknown; known: sup"
+    ):
         objectives.build(section | {"name": "mim"}, encoder=encoder())
-    with pytest.raises(ValueError, match=r"objective.loss 'mse' is unknown; known: soft"):
+    with pytest.raises(
+        ValueError, match=r"objective.loss 'mse' is unknown; known: soft"
+    ):
         objectives.build(section | {"loss": "mse"}, encoder=encoder())
