@@ -99,7 +99,8 @@ def run_train(options: argparse.Namespace, overrides: list[str]) -> int:
     config = configs.load(options.config, overrides)
     name = pathlib.PurePath(options.config.partition(":")[0]).stem
     workdir = options.workdir or os.path.join("runs", name)
-    from vit_jax.train import NonFiniteError, summary, train
+    from vit_jax.report.summary import summary
+    from vit_jax.train import NonFiniteError, train
 
     try:
         result = train(config, workdir)

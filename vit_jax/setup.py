@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -114,17 +115,7 @@ def build_parts(
         encoder = vit.build(**settings, sharding=batch_sharding, key=key)
         return objectives.build(dict(config.objective), encoder=encoder)
 
-    schedule_section = dict(config.schedule)
-    del schedule_section["warmup"], schedule_section["cooldown"]
-    tx, schedule = optim.build(
-        dict(config.optim),
-        schedule_section={
-            **schedule_section,
-            "warmup_steps": steps.warmup,
-            "cooldown_steps": steps.cooldown,
-        },
-        total_steps=steps.total,
-    )
+    tx, schedule = build_optimizer(config, steps)
 
     def init_params(key: jax.Array) -> tuple[dict, dict]:
         _, params, frozen = split(make_objective(key))
@@ -143,30 +134,17 @@ def build_parts(
         lambda key: init_params(key)[1],
         out_shardings=sharding.param_shardings(frozen_shapes, mesh),
     )(init_key)
-    prepare = mixing.build_prepare(
-        num_classes=config.model.num_classes,
-        mean=config.data.mean,
-        std=config.data.std,
-        flip_images=config.data.augment.flip,
-        mixup_alpha=config.data.augment.mixup,
-    )
     step = build_train_step(
         graphdef,
         tx,
-        prepare_batch=prepare,
+        prepare_batch=build_prepare(config),
         accumulate=config.train.accumulate,
         ema=config.train.ema,
     )
     return Parts(
         mesh=mesh,
         graphdef=graphdef,
-        state_shapes=jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=place
-            ),
-            shapes,
-            shardings,
-        ),
+        state_shapes=with_shardings(shapes, shardings),
         frozen=frozen,
         train_step=jax.jit(
             step,
@@ -177,6 +155,45 @@ def build_parts(
         schedule=schedule,
         step_key=jax.device_put(step_key, sharding.replicated(mesh)),
         flops_per_image=objective.train_flops(),
+    )
+
+
+def build_optimizer(
+    config: ConfigDict, steps: Steps
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The optimizer and its learning rate, with durations in steps."""
+    schedule_section = dict(config.schedule)
+    del schedule_section["warmup"], schedule_section["cooldown"]
+    return optim.build(
+        dict(config.optim),
+        schedule_section={
+            **schedule_section,
+            "warmup_steps": steps.warmup,
+            "cooldown_steps": steps.cooldown,
+        },
+        total_steps=steps.total,
+    )
+
+
+def build_prepare(config: ConfigDict) -> mixing.PrepareBatch:
+    """What happens to a batch inside the step, before the objective sees it."""
+    return mixing.build_prepare(
+        num_classes=config.model.num_classes,
+        mean=config.data.mean,
+        std=config.data.std,
+        flip_images=config.data.augment.flip,
+        mixup_alpha=config.data.augment.mixup,
+    )
+
+
+def with_shardings(shapes: Any, shardings: Any) -> Any:
+    """Shapes that say where they live, as a restore wants them."""
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=place
+        ),
+        shapes,
+        shardings,
     )
 
 

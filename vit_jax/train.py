@@ -1,7 +1,6 @@
 """Training: set-up in named steps, then the loop."""
 
 import contextlib
-import dataclasses
 import json
 import math
 import time
@@ -19,24 +18,13 @@ from vit_jax.config import ConfigError, diff, snapshot, unsafe_changes
 from vit_jax.data.pipeline import train_batches
 from vit_jax.plan import chips
 from vit_jax.report import curves
+from vit_jax.report.summary import Result, headline
 
 Scalars = dict[str, float]
 
 
 class NonFiniteError(ArithmeticError):
     """Training diverged; the message names the step and the last good checkpoint."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """How a run ended."""
-
-    steps: int
-    trained_steps: int  # by this call
-    seconds: float  # of this call, compilation and evaluation included
-    img_per_sec: float  # while stepping, in this call
-    evaluations: Scalars
-    workdir: epath.Path
 
 
 def save_config(config: ConfigDict, workdir: epath.Path) -> None:
@@ -312,7 +300,7 @@ def run_loop(
                 compiled = time.perf_counter() - begun
                 progress.say(f"first step done after {compiled:.1f} s of compilation")
                 rates.reset()
-            if due(step + 1, steps.log_every):
+            if step + 1 == steps.total or due(step + 1, steps.log_every):
                 row = pending.take() | {"learning_rate": float(parts.schedule(step))}
                 row |= rates.scalars()
                 writer.write_scalars(
@@ -354,46 +342,3 @@ def peak_flops(mesh: jax.sharding.Mesh) -> float | None:
     """Peak bf16 FLOP/s of a mesh's devices, None where the chip is not in the table."""
     chip = chips.find(mesh.devices.flat[0].device_kind)
     return chip.bf16_tflops * 1e12 * mesh.size if chip else None
-
-
-def headline(
-    config: ConfigDict, facts: Any, parts: setup.Parts, steps: setup.Steps
-) -> str:
-    """One line that says what is about to run."""
-    size = "x".join(map(str, setup.image_size(config)))
-    shape = {axis: n for axis, n in parts.mesh.shape.items() if n > 1}
-    layout = " x ".join(f"{axis} {n}" for axis, n in shape.items()) or "one device"
-    return (
-        f"{config.objective.name} ViT {config.model.variant} at {size} on "
-        f"{facts.name} {config.data.split}: {steps.total:,} steps of "
-        f"{config.train.batch_size:,} images, "
-        f"{parts.flops_per_image / 1e9:.3g} GFLOP an image, "
-        f"{parts.mesh.devices.flat[0].device_kind}, {layout}"
-    )
-
-
-def summary(result: Result) -> str:
-    """What a user wants to know at the end."""
-    folder = result.workdir
-    lines = [
-        f"{name:16} {100 * value:.2f} %"
-        for name, value in result.evaluations.items()
-        if name.endswith("/accuracy")
-    ]
-    if result.trained_steps:
-        minutes, seconds = divmod(round(result.seconds), 60)
-        done = f"{result.trained_steps:,} steps"
-        lines += [
-            f"time             {minutes}:{seconds:02d} for {done}",
-            f"speed            {result.img_per_sec:,.0f} img/s while training",
-        ]
-    else:
-        lines += ["already complete; another --workdir trains anew"]
-    lines += [
-        f"checkpoints      {folder / 'checkpoints'}",
-        f"metrics          {folder / 'metrics.jsonl'}",
-        f"pictures         {folder / 'figures'}",
-    ]
-    if (folder / "tensorboard").exists():
-        lines.insert(-1, f"TensorBoard      tensorboard --logdir {folder}")
-    return "\n".join(["", *lines])
