@@ -41,8 +41,9 @@ class ViT(nnx.Module):
       num_classes: logits of the head.
       pool: ``"cls"``, ``"gap"`` (mean of the patch tokens) or ``"map"``.
       cls_token: whether a CLS token is prepended.
-      position: ``"learned"`` (added to patches; CLS gets none, as big_vision),
-        ``"learned_cls"`` (has a row for CLS, as the paper's code) or ``"sincos2d"``.
+      position: ``"learned"`` (added to patches; CLS gets none; drawn from
+        normal(1 / sqrt(width)), as big_vision), ``"learned_cls"`` (has a row for CLS;
+        normal(0.02), as the paper's code) or ``"sincos2d"``.
       pre_logits: width of a tanh layer before the head, 0 for none.
       head_bias: initial bias of the head (e.g. -6.9 for a sigmoid loss over 1,000
         classes: log(1/1000)).
@@ -122,7 +123,9 @@ class ViT(nnx.Module):
         position_key = next(keys)
         if position != "sincos2d":
             rows = math.prod(self.grid) + (position == "learned_cls")
-            init = nnx.initializers.normal(stddev=1.0 / math.sqrt(width))
+            # As the code each form comes from: the paper's, and big_vision's.
+            stddev = 0.02 if position == "learned_cls" else 1.0 / math.sqrt(width)
+            init = nnx.initializers.normal(stddev)
             self.position_embedding = nnx.Param(init(position_key, (1, rows, width)))
         self.cls = nnx.Param(jnp.zeros((1, 1, width))) if cls_token else None
         self.blocks = build_blocks(
