@@ -89,6 +89,7 @@ def _numbers(config: ConfigDict) -> list[str]:
         data__threads=data.threads,
         data__cache_mb=data.cache_mb,
         data__augment__mixup=data.augment.mixup,
+        seed=config.seed,
     )
     require(lambda value: value >= -1, "-1 or more", model__pre_logits=model.pre_logits)
     require(lambda value: value in (1, 3), "1 or 3", model__channels=model.channels)

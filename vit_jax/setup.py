@@ -60,15 +60,34 @@ def describe_data(config: ConfigDict) -> DatasetFacts:
       ConfigError: together with every other problem of the config.
     """
     data = config.data
+    here = check_backend(config, jax.default_backend())
     try:
         facts = describe(data.name, dir=data.dir or None, label_key=data.label_key)
     except DataError as error:
         others = check(config, facts=None, num_devices=jax.device_count())
-        raise ConfigError([str(error), *others]) from error
-    problems = check(config, facts=facts, num_devices=jax.device_count())
+        raise ConfigError([str(error), *others, *here]) from error
+    problems = check(config, facts=facts, num_devices=jax.device_count()) + here
     if problems:
         raise ConfigError(problems)
     return facts
+
+
+def check_backend(config: ConfigDict, backend: str) -> list[str]:
+    """What a config asks of the hardware that this backend does not have."""
+    model = config.model
+    if model.attention != "cudnn":
+        return []
+    problems = []
+    if backend != "gpu":
+        problems.append(
+            f"model.attention 'cudnn' needs an NVIDIA GPU, this is {backend}; use 'xla'"
+        )
+    if model.dtype != "bfloat16":
+        problems.append(
+            f"model.attention 'cudnn' computes in bfloat16, model.dtype is "
+            f"{model.dtype!r}; set it to 'bfloat16', or use 'xla'"
+        )
+    return problems
 
 
 def resolve(config: ConfigDict, facts: DatasetFacts) -> ConfigDict:
