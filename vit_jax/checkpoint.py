@@ -88,7 +88,7 @@ class Checkpoints:
         saved = list(self._manager.all_steps())
         named = {"latest": self.latest(), "best": self.best()}
         number = named.get(step, int(step) if step.isdigit() else None)
-        if number not in saved:
+        if number is None or number not in saved:
             have = ", ".join(map(str, sorted(saved))) or "none"
             raise CheckpointError(
                 f"{self.directory}: no checkpoint {step!r}; there: {have} (or latest, "

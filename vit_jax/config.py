@@ -78,7 +78,7 @@ def _reference(config: ConfigDict, base: types.ModuleType) -> ConfigDict:
     """The defaults of the sections that a config has, the replaceable ones by name."""
     reference = base.get_config().unlock()
     places = [("objective", config, reference), ("optim", config, reference)]
-    if isinstance(config.get("evals"), ConfigDict):
+    if "evals" in config and isinstance(config.evals, ConfigDict):
         places += [(name, config.evals, reference.evals) for name in config.evals]
     for place, sections, defaults in places:
         section = sections.get(place)

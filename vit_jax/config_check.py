@@ -339,9 +339,8 @@ def _evals(config: ConfigDict) -> list[str]:
                 for key in sorted(known - set(section))
             ]
     best = config.checkpoint.best
-    metrics = [
-        f"{name}/{what}" for name in config.evals for what in ("accuracy", "loss")
-    ]
+    results = ("accuracy", "loss")
+    metrics = [f"{name}/{result}" for name in config.evals for result in results]
     if best and best not in metrics:
         problems.append(
             f"checkpoint.best {best!r} is not a result of an evaluation; "

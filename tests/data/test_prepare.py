@@ -8,6 +8,19 @@ import pytest
 from vit_jax.data import prepare, tfds
 
 
+def write_prepared(folder, name):
+    """The description of a prepared set of four examples, without its records."""
+    folder.mkdir(parents=True)
+    info = {
+        "name": name,
+        "version": folder.name,
+        "fileFormat": "array_record",
+        "splits": [{"name": "train", "shardLengths": ["4"], "numBytes": "9"}],
+    }
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    (folder / "features.json").write_text("{}")
+
+
 def quiet(text):
     pass
 
@@ -86,15 +99,7 @@ def test_archives_are_not_asked_for_once_prepared(tmp_path, monkeypatch):
 
     cls = tensorflow_datasets.builder_cls("imagenet2012")
     folder = tmp_path / "imagenet2012" / str(cls.VERSION)
-    folder.mkdir(parents=True)
-    info = {
-        "name": "imagenet2012",
-        "version": str(cls.VERSION),
-        "fileFormat": "array_record",
-        "splits": [{"name": "train", "shardLengths": ["4"], "numBytes": "9"}],
-    }
-    (folder / "dataset_info.json").write_text(json.dumps(info))
-    (folder / "features.json").write_text("{}")
+    write_prepared(folder, "imagenet2012")
     said = []
     prepare.prepare("imagenet2012", dir=str(tmp_path), log=said.append)
     assert said == [
@@ -187,15 +192,7 @@ def test_the_default_config_is_found_after_preparation(tmp_path, monkeypatch):
     assert folder.parent.parent == tmp_path / "mnist_corrupted"
 
     def fake(builder, name, dir):
-        folder.mkdir(parents=True)
-        info = {
-            "name": "mnist_corrupted",
-            "version": str(builder.version),
-            "fileFormat": "array_record",
-            "splits": [{"name": "train", "shardLengths": ["4"], "numBytes": "9"}],
-        }
-        (folder / "dataset_info.json").write_text(json.dumps(info))
-        (folder / "features.json").write_text("{}")
+        write_prepared(folder, "mnist_corrupted")
 
     monkeypatch.setattr(prepare, "_download", fake)
     facts = prepare.prepare("mnist_corrupted", dir=str(tmp_path), log=quiet)
