@@ -105,27 +105,45 @@ def get_config():
 
     config.model = ConfigDict(
         dict(
-            variant="S/16",  # SIZE/PATCH; sizes in vit_jax/models/variants.py
-            width=config_dict.placeholder(int),  # these four replace the variant's
+            variant="S/16",  # SIZE/PATCH, R50+B/16 (vit_jax/models/variants.py); source
+            patch_size=config_dict.placeholder(tuple),  # these five: unset = variant's
+            width=config_dict.placeholder(int),
             depth=config_dict.placeholder(int),
             mlp_dim=config_dict.placeholder(int),  # unset: 4 * width, if width is set
             num_heads=config_dict.placeholder(int),
             image_size=(224, 224),  # height, width
             channels=3,
-            num_classes=config_dict.placeholder(int),  # unset: the data set's
-            pool="gap",  # cls | gap | map
-            cls_token=config_dict.placeholder(bool),  # unset: when pool is cls
-            position="sincos2d",  # learned | learned_cls | sincos2d
+            num_classes=config_dict.placeholder(int),  # unset: the data's; 0: no head
+            pool="gap",  # cls | gap | map | cls_gap
+            cls_token=config_dict.placeholder(bool),  # unset: when pool needs it
+            registers=0,  # tokens beside CLS
+            distillation="none",  # none | token | head (a second one, averaged)
+            # learned | learned_cls | learned_prefix | sincos2d | sincos2d_mae | none
+            position="sincos2d",
+            rope="none",  # rotary embedding: none | axial | dinov3
+            rope_base=100.0,
+            dynamic_size=False,  # take images of other sizes than image_size
+            patch_sizes=(),  # sides of patches that training draws from
+            stem=config_dict.placeholder(tuple),  # a ResNet's units; unset: variant's
+            activation="gelu_tanh",  # gelu_tanh | gelu
+            mlp="dense",  # dense | swiglu
+            norm="layer",  # layer | rms
+            norm_epsilon=1e-6,
+            final_norm="tokens",  # tokens | features (pooled) | both
+            qk_norm=False,  # norms of queries and keys
+            layer_scale=0.0,  # first value of the branches' scales; 0 = off
+            parallel_blocks=False,  # attention and MLP side by side
             pre_logits=0,  # width of a tanh layer before the head; -1 = model width
             head_bias=0.0,
             dropout=0.0,
             attention_dropout=0.0,
             drop_path=0.0,  # at the last block, rising linearly from 0
+            patch_dropout=0.0,  # share of patches left out in training
             dtype="bfloat16",  # of the computation; parameters are float32
             attention="xla",  # xla | cudnn
             remat="none",  # none | attention | dots | full
             unroll=1,  # blocks written out per loop iteration
-            init_from="",  # work directory or checkpoint to take parameters from
+            init_from="",  # work directory or weights to take parameters from
         )
     )
     config.objective = supervised()

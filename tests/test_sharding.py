@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +13,19 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vit_jax import optim, sharding
-from vit_jax.models import vit
+from vit_jax.models import mae_decoder, vit
+from vit_jax.models.settings import POOLS, POSITIONS
 
 ONE = dict(slices=1, data=1, fsdp=1, tensor=1, sequence=1)
 
-COMBINATIONS = [
-    (pool, position, cls_token)
-    for pool, position, cls_token in itertools.product(
-        vit.POOLS, vit.POSITIONS, (False, True)
-    )
-    if cls_token or (pool != "cls" and position != "learned_cls")
+MODELS = [
+    *(dict(pool=pool, cls_token=True) for pool in POOLS),
+    *(dict(position=position, cls_token=True, registers=2) for position in POSITIONS),
+    dict(pool="map", norm="rms", final_norm="both", activation="gelu"),
+    dict(pool="cls", distillation="head", position="learned_cls", registers=4),
+    dict(qk_norm=True, mlp="swiglu", layer_scale=1e-5, final_norm="features"),
+    dict(variant="R50+S/16", parallel_blocks=True, rope="axial", num_classes=0),
+    dict(variant="R+Ti/16", patch_dropout=0.5),
 ]
 
 
@@ -34,20 +36,14 @@ def mesh_of(**sizes):
 
 
 @functools.cache
-def shapes_of(pool="gap", position="sincos2d", cls_token=None, variant="S/16"):
-    model = nnx.eval_shape(
-        lambda: vit.build(
-            key=jax.random.key(0),
-            variant=variant,
-            image_size=(224, 224),
-            num_classes=1000,
-            pool=pool,
-            position=position,
-            cls_token=cls_token,
-            pre_logits=-1,
-        )
-    )
+def shapes_of(**changes):
+    settings = dict(variant="S/16", image_size=(224, 224), num_classes=1000)
+    settings |= dict(pre_logits=-1) | changes
+    model = nnx.eval_shape(lambda: vit.build(key=jax.random.key(0), **settings))
     return {"encoder": nnx.to_pure_dict(nnx.state(model))}
+
+
+LEARNED = dict(pool="map", position="learned", cls_token=True)
 
 
 def flatten(tree):
@@ -124,9 +120,9 @@ def test_slices_that_the_devices_do_not_have(slices, platform):
         )
 
 
-@pytest.mark.parametrize(("pool", "position", "cls_token"), COMBINATIONS)
-def test_every_parameter_of_the_vit_has_a_rule(pool, position, cls_token):
-    shapes = shapes_of(pool, position, cls_token)
+@pytest.mark.parametrize("changes", MODELS, ids=str)
+def test_every_parameter_of_the_vit_has_a_rule(changes):
+    shapes = shapes_of(**changes)
     mesh = mesh_of(fsdp=4, tensor=2)
     shardings = sharding.param_shardings(shapes, mesh)
     assert jax.tree.structure(shardings) == jax.tree.structure(shapes)
@@ -134,12 +130,35 @@ def test_every_parameter_of_the_vit_has_a_rule(pool, position, cls_token):
         wanted.shard_shape(flatten(shapes)[path].shape)  # raises where it cannot
 
 
-def test_no_large_parameter_is_whole_anywhere():
-    shapes = flatten(shapes_of("map", "learned", True, "L/16"))
+@pytest.mark.parametrize("position", mae_decoder.POSITIONS)
+def test_every_parameter_of_the_mae_decoder_has_a_rule(position):
+    decoder = nnx.eval_shape(
+        lambda: mae_decoder.MaeDecoder(
+            grid=(14, 14),
+            patch_size=(16, 16),
+            encoder_width=768,
+            mlp_dim=2048,
+            position=position,
+            key=jax.random.key(0),
+        )
+    )
+    shapes = {"decoder": nnx.to_pure_dict(nnx.state(decoder))}
     mesh = mesh_of(fsdp=4, tensor=2)
-    for path, wanted in flatten(
-        sharding.param_shardings(shapes_of("map", "learned", True, "L/16"), mesh)
-    ).items():
+    specs = {
+        path: found.spec
+        for path, found in flatten(sharding.param_shardings(shapes, mesh)).items()
+    }
+    assert specs["decoder/embedding/kernel"] == P("fsdp", None)
+    assert specs["decoder/prediction/kernel"] == P("fsdp", None)
+    assert specs["decoder/blocks/mlp/out/kernel"] == P(None, "tensor", "fsdp")
+    assert specs["decoder/mask_token"] == P()
+
+
+@pytest.mark.parametrize("changes", [LEARNED, dict(mlp="swiglu")], ids=str)
+def test_no_large_parameter_is_whole_anywhere(changes):
+    tree = shapes_of(variant="R50+L/32", **changes)
+    shapes, mesh = flatten(tree), mesh_of(fsdp=4, tensor=2)
+    for path, wanted in flatten(sharding.param_shardings(tree, mesh)).items():
         shape = shapes[path].shape
         if np.prod(shape) > 1_000_000:
             assert np.prod(wanted.shard_shape(shape)) <= np.prod(shape) // 4, path
@@ -147,7 +166,7 @@ def test_no_large_parameter_is_whole_anywhere():
 
 def test_specs_of_a_few_paths():
     mesh = mesh_of(fsdp=2, tensor=2, data=2)
-    shapes = shapes_of("map", "learned", True)
+    shapes = shapes_of(**LEARNED)
     specs = {
         path: found.spec
         for path, found in flatten(sharding.param_shardings(shapes, mesh)).items()
@@ -170,6 +189,37 @@ def test_specs_of_a_few_paths():
         "pre_logits/kernel": P("fsdp", None),
         "head/kernel": P("fsdp", "tensor"),
         "norm/scale": P(),
+    }
+    assert {path: specs[f"encoder/{path}"] for path in golden} == golden
+
+
+def test_specs_of_what_options_add():
+    mesh = mesh_of(fsdp=2, tensor=2, data=2)
+    shapes = shapes_of(
+        variant="R50+S/16",
+        cls_token=True,
+        distillation="head",
+        mlp="swiglu",
+        layer_scale=0.1,
+        qk_norm=True,
+    )
+    specs = {
+        path: found.spec
+        for path, found in flatten(sharding.param_shardings(shapes, mesh)).items()
+    }
+    kernel = P(None, None, None, "fsdp")
+    golden = {
+        "blocks/mlp/gate/kernel": P(None, "fsdp", "tensor"),
+        "blocks/mlp/gate/bias": P(None, "tensor"),
+        "blocks/mlp_scale": P(None),
+        "blocks/attention/query_norm/scale": P(None),
+        "distillation": P(),
+        "head_distillation/kernel": P("fsdp", "tensor"),
+        "stem/root/kernel": kernel,
+        "stem/root_norm/bias": P(),
+        "stem/block1/unit1/projection/kernel": kernel,
+        "stem/block3/unit9/conv2/kernel": kernel,
+        "stem/block3/unit9/conv3_norm/scale": P(),
     }
     assert {path: specs[f"encoder/{path}"] for path in golden} == golden
 
@@ -224,7 +274,7 @@ def optimizer(name):
 @pytest.mark.parametrize(("name", "num_moments"), [("adamw", 2), ("sgd", 1)])
 def test_optimizer_state_lies_as_its_parameters(name, num_moments):
     mesh = mesh_of(fsdp=4, tensor=2)
-    shapes = shapes_of("map", "learned", True)
+    shapes = shapes_of(**LEARNED)
     params = sharding.param_shardings(shapes, mesh)
     opt_shapes = jax.eval_shape(optimizer(name).init, shapes)
     found = sharding.opt_state_shardings(opt_shapes, shapes, params, mesh)

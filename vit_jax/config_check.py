@@ -8,10 +8,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vit_jax import optim, schedules
+from vit_jax.config_check_model import check_model, is_size, outside
 from vit_jax.config_file import ConfigError, nearest, resolve_duration, shipped_base
 from vit_jax.data import augment
 from vit_jax.evals import EVALUATORS
-from vit_jax.models import variants, vit
 from vit_jax.objectives import OBJECTIVES
 from vit_jax.objectives.supervised import LOSSES
 from vit_jax.sharding import AXES, BATCH_AXES
@@ -24,8 +24,8 @@ def check(config: ConfigDict, *, facts: Any, num_devices: int) -> list[str]:
     """See `config.check`."""
     return [
         *_numbers(config),
-        *_model(config.model),
-        *_objective(config.objective),
+        *check_model(config.model),
+        *_objective(config.objective, config.model),
         *_optim(config.optim),
         *_mesh_and_batch(config, num_devices),
         *_augmentation(config),
@@ -44,90 +44,48 @@ def _unknown(field: str, value: Any, known: Iterable[str]) -> list[str]:
 
 
 def _numbers(config: ConfigDict) -> list[str]:
-    """Ranges of single fields."""
-    model, train, data = config.model, config.train, config.data
-    problems = []
-
-    def require(ok: Callable[[Any], bool], what: str, **fields: Any) -> None:
-        for name, value in fields.items():
-            if value is not None and not ok(value):
-                path = name.replace("__", ".")
-                problems.append(f"{path} must be {what}, got {value!r}")
-
-    require(
-        lambda value: value >= 1,
-        "at least 1",
-        **{
-            f"model__{name}": model[name]
-            for name in (
-                *("width", "depth", "mlp_dim", "num_heads"),
-                *("num_classes", "unroll"),
-            )
-        },
-        train__batch_size=train.batch_size,
-        train__accumulate=train.accumulate,
-        checkpoint__keep=config.checkpoint.keep,
-        data__prefetch=data.prefetch,
-        schedule__timescale=config.schedule.timescale,
-    )
-    require(
-        lambda value: 0 <= value < 1,
-        "in [0, 1)",
-        model__dropout=model.dropout,
-        model__attention_dropout=model.attention_dropout,
-        model__drop_path=model.drop_path,
-        objective__label_smoothing=config.objective.get("label_smoothing"),
-        train__ema=train.ema,
-    )
-    require(
-        lambda value: 0 <= value < math.inf,
-        "finite and not negative",
-        optim__learning_rate=config.optim.get("learning_rate"),
-        optim__weight_decay=config.optim.get("weight_decay"),
-        optim__clip_norm=config.optim.get("clip_norm"),
-        schedule__final=config.schedule.final,
-        data__threads=data.threads,
-        data__cache_mb=data.cache_mb,
-        data__augment__mixup=data.augment.mixup,
-        seed=config.seed,
-    )
-    require(lambda value: value >= -1, "-1 or more", model__pre_logits=model.pre_logits)
-    require(lambda value: value in (1, 3), "1 or 3", model__channels=model.channels)
-    require(math.isfinite, "finite", model__head_bias=model.head_bias)
-    return problems
-
-
-def _model(model: ConfigDict) -> list[str]:
-    if not _is_size(model.image_size):
-        return [
-            "model.image_size must be (height, width) or (side,) in pixels, "
-            f"got {model.image_size!r}"
-        ]
-    try:
-        settings = variants.resolve(**model.to_dict())
-    except ValueError as error:
-        near = nearest(model.variant.partition("/")[0], variants.VARIANTS)
-        return [f"model.variant: {error}{near}"]
-    if min(settings["width"], settings["num_heads"]) < 1:
-        return []  # said already
-    wanted = inspect.signature(vit.check_vit).parameters
-    problems = vit.check_vit(**{name: settings[name] for name in wanted})
+    """Ranges of single fields outside the model's section."""
+    train, data = config.train, config.data
     return [
-        text if text.startswith("model.") else f"model: {text}" for text in problems
+        *outside(
+            lambda value: value >= 1,
+            "at least 1",
+            train__batch_size=train.batch_size,
+            train__accumulate=train.accumulate,
+            checkpoint__keep=config.checkpoint.keep,
+            data__prefetch=data.prefetch,
+            schedule__timescale=config.schedule.timescale,
+        ),
+        *outside(
+            lambda value: 0 <= value < 1,
+            "in [0, 1)",
+            objective__label_smoothing=config.objective.get("label_smoothing"),
+            train__ema=train.ema,
+        ),
+        *outside(
+            lambda value: 0 <= value < math.inf,
+            "finite and not negative",
+            optim__learning_rate=config.optim.get("learning_rate"),
+            optim__weight_decay=config.optim.get("weight_decay"),
+            optim__clip_norm=config.optim.get("clip_norm"),
+            schedule__final=config.schedule.final,
+            data__threads=data.threads,
+            data__cache_mb=data.cache_mb,
+            data__augment__mixup=data.augment.mixup,
+            seed=config.seed,
+        ),
     ]
 
 
-def _is_size(size: Any) -> bool:
-    return len(size) in (1, 2) and all(type(side) is int and side > 0 for side in size)
-
-
-def _objective(section: ConfigDict) -> list[str]:
+def _objective(section: ConfigDict, model: ConfigDict) -> list[str]:
     name = str(section.get("name"))
     if problems := _unknown("objective.name", name, OBJECTIVES):
         return problems
     problems = _keys("objective", section, OBJECTIVES[name].__init__)
     if name == "supervised" and "loss" in section:
         problems += _unknown("objective.loss", section.loss, LOSSES)
+    if name == "supervised" and model.num_classes == 0:
+        problems.append("model.num_classes is 0 (no head); 'supervised' needs classes")
     return problems
 
 
@@ -220,13 +178,13 @@ def _augmentation(config: ConfigDict) -> list[str]:
         return problems + unknown
     for name, fits in (
         ("area", len(section.area) == 2),
-        ("resize", len(section.resize) == 2 and _is_size(section.resize)),
+        ("resize", len(section.resize) == 2 and is_size(section.resize)),
     ):
         if not fits:
             problems.append(f"data.augment.{name} needs two numbers: {section[name]!r}")
             return problems
     image_size = config.model.image_size
-    if not _is_size(image_size):
+    if not is_size(image_size):
         return problems  # said already
     settings = {key: section[key] for key in section if key not in ("flip", "mixup")}
     try:
@@ -318,7 +276,7 @@ def _data(config: ConfigDict, facts: Any) -> list[str]:
             f"data set {config.data.name!r} does not say how many classes it has; "
             "set model.num_classes"
         )
-    elif ours is not None and theirs is not None and ours != theirs:
+    elif ours and theirs is not None and ours != theirs:
         problems.append(
             f"model.num_classes is {ours}, but data set {config.data.name!r} has "
             f"{theirs}"

@@ -27,18 +27,20 @@ PARAM_RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"(^|/)attention/(query|key|value)/bias$", P("tensor", None)),
     (r"(^|/)attention/out/kernel$", P("tensor", None, "fsdp")),
     (r"(^|/)attention/out/bias$", P()),
-    (r"(^|/)mlp/hidden/kernel$", P("fsdp", "tensor")),
-    (r"(^|/)mlp/hidden/bias$", P("tensor")),
+    (r"(^|/)mlp/(hidden|gate)/kernel$", P("fsdp", "tensor")),
+    (r"(^|/)mlp/(hidden|gate)/bias$", P("tensor")),
     (r"(^|/)mlp/out/kernel$", P("tensor", "fsdp")),
     (r"(^|/)mlp/out/bias$", P()),
     (r"(^|/)(\w+_)?norm/(scale|bias)$", P()),
+    (r"(^|/)(attention|mlp)_scale$", P()),
+    (r"(^|/)decoder/embedding/kernel$", P("fsdp", None)),  # of tokens, not of pixels
     (r"(^|/)embedding/kernel$", P(None, None, None, "fsdp")),
-    (r"(^|/)embedding/bias$", P()),
-    (r"(^|/)(position_embedding|cls|probe)$", P()),
-    (r"(^|/)pre_logits/kernel$", P("fsdp", None)),
-    (r"(^|/)pre_logits/bias$", P()),
-    (r"(^|/)head/kernel$", P("fsdp", "tensor")),
-    (r"(^|/)head/bias$", P("tensor")),
+    (r"(^|/)stem/.*(root|conv\d|projection)/kernel$", P(None, None, None, "fsdp")),
+    (r"(^|/)(position_embedding|cls|distillation|registers|mask_token|probe)$", P()),
+    (r"(^|/)(pre_logits|prediction)/kernel$", P("fsdp", None)),
+    (r"(^|/)(embedding|pre_logits|prediction)/bias$", P()),
+    (r"(^|/)head(_distillation)?/kernel$", P("fsdp", "tensor")),
+    (r"(^|/)head(_distillation)?/bias$", P("tensor")),
 )
 
 

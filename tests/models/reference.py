@@ -30,7 +30,7 @@ def sincos2d(height, width, dim, temperature=10000.0):
 
 
 def sincos2d_mae(height, width, dim, temperature=10000.0):
-    """The form of MAE (arXiv 2111.06377): other frequencies. Here only as a mistake."""
+    """The form of MAE (arXiv 2111.06377): other frequencies."""
     quarter = dim // 4
     table = np.zeros((height * width, dim))
     for y in range(height):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.models import reference, tiny
-from vit_jax.models.position import sincos2d
+from vit_jax.models.position import sincos2d, sincos2d_mae
 
 # Sines and cosines in float32 of arguments up to 40: a rounded argument costs 2e-6.
 TOLERANCE = 5e-6
@@ -19,6 +19,22 @@ def test_equals_loops(height, width, dim):
     assert table.dtype == np.float32
     expected = reference.sincos2d(height, width, dim)
     np.testing.assert_allclose(table, expected, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize(("height", "width", "dim"), [*GRIDS, (2, 3, 4)])
+def test_the_form_of_mae_equals_loops(height, width, dim):
+    table = np.asarray(sincos2d_mae(height, width, dim))
+    assert table.shape == (height * width, dim)
+    assert table.dtype == np.float32
+    expected = reference.sincos2d_mae(height, width, dim)
+    np.testing.assert_allclose(table, expected, atol=TOLERANCE, rtol=0)
+
+
+def test_known_values_of_the_form_of_mae():
+    # Width 8: frequencies 1 and 1/100; patch (1, 2): sin x, cos x, sin y, cos y.
+    x, y = np.asarray([2.0, 0.02]), np.asarray([1.0, 0.01])
+    expected = np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)])
+    np.testing.assert_allclose(sincos2d_mae(2, 3, 8)[5], expected, atol=1e-6, rtol=0)
 
 
 def test_temperature():
@@ -49,5 +65,6 @@ def test_would_notice(mistake):
 
 @pytest.mark.parametrize("dim", [6, 10, 25])
 def test_dim_must_divide_by_four(dim):
-    with pytest.raises(ValueError, match=str(dim)):
-        sincos2d(3, 4, dim)
+    for table in (sincos2d, sincos2d_mae):
+        with pytest.raises(ValueError, match=str(dim)):
+            table(3, 4, dim)

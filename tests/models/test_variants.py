@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from tests.models import tiny
-from vit_jax.models.variants import VARIANTS, parse
+from vit_jax.models.variants import VARIANTS, parse, resolve
 from vit_jax.models.vit import build
 
 # width, depth, mlp_dim, num_heads: Table 2 of arXiv 2106.04560 and big_vision.
@@ -42,6 +42,9 @@ MILLIONS = {
     "G-opt/14": "1663.3",
     "e/14": "3805",
 }
+
+# With CLS, positions and head; timm's models of these names.
+HYBRID_COUNTS = {"R+Ti/16": 6_337_704, "R26+S/32": 36_431_912, "R50+L/32": 328_994_856}
 
 # Headless parameter counts of other libraries' models, positions for CLS included.
 EXACT = {
@@ -94,6 +97,7 @@ def test_sizes(size):
     found = (variant.width, variant.depth, variant.mlp_dim, variant.num_heads)
     assert found == SIZES[size]
     assert variant.patch_size == (16, 16)
+    assert variant.stem is None
     assert size in VARIANTS
 
 
@@ -109,6 +113,48 @@ def test_every_size_has_whole_heads(size):
 )
 def test_patch_sizes(text, patch_size):
     assert parse(text).patch_size == patch_size
+
+
+# The published hybrids (vision_transformer's configs/models.py). R+Ti/16 has 8 x 8
+# patches at the stride 4 of its root: pixels from patch to patch are 32.
+HYBRIDS = {
+    "R+Ti/16": ((), 32),
+    "R26+S/32": ((2, 2, 2, 2), 32),
+    "R26+B/32": ((2, 2, 2, 2), 32),
+    "R50+B/16": ((3, 4, 9), 16),
+    "R50+L/32": ((3, 4, 6, 3), 32),
+}
+
+
+@pytest.mark.parametrize("name", HYBRIDS)
+def test_hybrids(name):
+    stem, stride = HYBRIDS[name]
+    variant = parse(name)
+    assert (variant.stem, variant.patch_size) == (stem, (stride, stride))
+    size = parse(name.partition("+")[2])
+    assert (variant.width, variant.depth) == (size.width, size.depth)
+
+
+@pytest.mark.parametrize("name", ["R26+B/16", "R50+B/8", "R50+B/16x16", "R101+B/32"])
+def test_unknown_hybrids(name):
+    with pytest.raises(ValueError) as raised:
+        parse(name)
+    assert name in str(raised.value)
+    assert "R+SIZE/16, R26+SIZE/32, R50+SIZE/16, R50+SIZE/32" in str(raised.value)
+
+
+def test_resolve_takes_the_variants_stem_unless_told():
+    settings = dict(image_size=(224,), num_classes=1)
+    assert resolve(variant="R50+B/16", **settings)["stem"] == (3, 4, 9)
+    assert resolve(variant="R50+B/16", stem=(1,), **settings)["stem"] == (1,)
+    assert resolve(variant="B/16", stem=(), **settings)["stem"] == ()
+    assert resolve(variant="B/16", **settings)["stem"] is None
+
+
+def test_resolve_gives_a_cls_token_to_pooling_that_reads_it():
+    for pool, wanted in {"cls": True, "cls_gap": True, "gap": False}.items():
+        found = resolve(variant="B/16", image_size=(32,), pool=pool)
+        assert found["cls_token"] is wanted
 
 
 @pytest.mark.parametrize(
@@ -130,6 +176,9 @@ def test_patch_sizes(text, patch_size):
         "B/1.5",
         "B/16/2",
         "B/sixteen",
+        "R50B/16",
+        "+B/16",
+        "R50+/16",
         " B/16",
     ],
 )
@@ -155,3 +204,19 @@ def test_parameter_count(name):
 def test_parameter_count_with_a_position_for_cls(name):
     assert closed_form(name, cls_position=1) == EXACT[name]
     assert count(name, "learned_cls") == EXACT[name]
+
+
+@pytest.mark.parametrize("name", HYBRID_COUNTS)
+def test_parameter_count_of_a_hybrid(name):
+    _, params = tiny.shapes(
+        lambda key: build(
+            variant=name,
+            image_size=(224, 224),
+            num_classes=1000,
+            pool="cls",
+            position="learned_cls",
+            key=key,
+        )
+    )
+    found = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert found == HYBRID_COUNTS[name]

@@ -1,6 +1,7 @@
 """Scaled dot-product attention behind one function, and the multi-head layer on it."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -51,7 +52,8 @@ class Attention(nnx.Module):
     """Multi-head attention with separate query, key, value and output projections.
 
     Kernels are ``[D, H, Dh]`` and ``[H, Dh, D]``; xavier-uniform bounds are those of
-    the flattened ``[D, D]`` matrices, biases start at 0.
+    the flattened ``[D, D]`` matrices, biases start at 0. ``qk_norm(head_dim, rngs=)``
+    builds the norms of queries and keys (arXiv 2302.05442), None is for none.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Attention(nnx.Module):
         remat: bool,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
+        qk_norm: Callable[..., nnx.Module] | None = None,
     ):
         head_dim = width // num_heads
         project = functools.partial(
@@ -77,6 +80,10 @@ class Attention(nnx.Module):
         self.key = project(width, (num_heads, head_dim))
         self.value = project(width, (num_heads, head_dim))
         self.out = project((num_heads, head_dim), width, axis=(-2, -1))
+        # Constants at first: with keys of the stream, what follows would change.
+        constant = nnx.Rngs(0)
+        self.query_norm = qk_norm(head_dim, rngs=constant) if qk_norm else None
+        self.key_norm = qk_norm(head_dim, rngs=constant) if qk_norm else None
         self.dropout = dropout
         self.implementation = implementation
         self.remat = remat
@@ -87,10 +94,20 @@ class Attention(nnx.Module):
         context: Float[Array, "B S D"] | None = None,
         *,
         mask: Bool[Array, "#B #H #T S"] | None = None,
+        rotate: Callable[[jax.Array], jax.Array] | None = None,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B T D"]:
-        """Attends from ``inputs`` to ``context`` (None: to itself)."""
+        """Attends from ``inputs`` to ``context`` (None: to itself).
+
+        ``rotate`` is what a rotary embedding does to queries and keys, each
+        ``[B, T, H, Dh]``; it comes after their norms.
+        """
         context = inputs if context is None else context
+        queries, keys = self.query(inputs), self.key(context)
+        if self.query_norm is not None and self.key_norm is not None:
+            queries, keys = self.query_norm(queries), self.key_norm(keys)
+        if rotate is not None:
+            queries, keys = rotate(queries), rotate(keys)
         run = functools.partial(
             attend,
             mask=mask,
@@ -100,4 +117,4 @@ class Attention(nnx.Module):
         )
         if self.remat:  # only the attention weights are recomputed, not projections
             run = jax.checkpoint(run)
-        return self.out(run(self.query(inputs), self.key(context), self.value(context)))
+        return self.out(run(queries, keys, self.value(context)))

@@ -4,6 +4,7 @@ Randomness is an explicit ``key``; ``None`` means deterministic. No layer keeps 
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +12,14 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
 from vit_jax.models.attention import Attention
+from vit_jax.models.norms import build_norm
+from vit_jax.models.resample import pi_resize
 
-LAYER_NORM_EPSILON = 1e-6
-
-layer_norm = functools.partial(
-    nnx.LayerNorm, epsilon=LAYER_NORM_EPSILON, param_dtype=jnp.float32
-)
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu_tanh": functools.partial(nnx.gelu, approximate=True),
+    "gelu": functools.partial(nnx.gelu, approximate=False),
+}
+MLPS = ("dense", "swiglu")
 
 
 def split_key(key: Key[Array, ""] | None, num: int) -> list:
@@ -54,9 +57,11 @@ def drop_path(
 
 
 class Mlp(nnx.Module):
-    """Two dense layers with a tanh-approximated GELU between them.
+    """Two dense layers with a GELU between them; ``"swiglu"`` has a gate instead.
 
-    Kernels xavier-uniform, biases normal(1e-6), as in arXiv 2010.11929's code.
+    ``"dense"`` is ``out(gelu(hidden(x)))``, ``"swiglu"`` (arXiv 2002.05202)
+    ``out(silu(gate(x)) * hidden(x))``. Kernels xavier-uniform, biases normal(1e-6), as
+    in arXiv 2010.11929's code.
     """
 
     def __init__(
@@ -67,6 +72,8 @@ class Mlp(nnx.Module):
         dropout: float,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
+        activation: str = "gelu_tanh",
+        kind: str = "dense",
     ):
         dense = functools.partial(
             nnx.Linear,
@@ -78,17 +85,40 @@ class Mlp(nnx.Module):
         )
         self.hidden = dense(width, mlp_dim)
         self.out = dense(mlp_dim, width)
+        self.gate = dense(width, mlp_dim) if kind == "swiglu" else None
+        self.activation = activation
         self.dropout = dropout
 
     def __call__(
         self, inputs: Float[Array, "... D"], *, key: Key[Array, ""] | None = None
     ) -> Float[Array, "... D"]:
-        hidden = nnx.gelu(self.hidden(inputs), approximate=True)
+        hidden = self.hidden(inputs)
+        if self.gate is None:
+            hidden = ACTIVATIONS[self.activation](hidden)
+        else:
+            hidden = nnx.silu(self.gate(inputs)) * hidden
         return self.out(dropout(hidden, self.dropout, key))
 
 
 class Block(nnx.Module):
-    """Pre-norm block: ``x + drop(attention(LN(x)))``, then ``x + drop(MLP(LN(x)))``."""
+    """Pre-norm block: ``x + drop(attention(LN(x)))``, then ``x + drop(MLP(LN(x)))``.
+
+    Args:
+      width, mlp_dim, num_heads: sizes of the tokens, the MLP and the attention.
+      dropout, attention_dropout: rates on branches and on attention weights.
+      attention: kernel of models/attention.py.
+      remat_attention: whether the backward pass recomputes the attention weights.
+      dtype: computation type.
+      rngs: initialises the parameters; the options below leave the others' values.
+      activation: of the dense MLP, a name of ``ACTIVATIONS``.
+      norm, norm_epsilon: kind (models/norms.py) and epsilon of every norm.
+      qk_norm: norms of queries and keys over a head's dimensions (arXiv 2302.05442).
+      mlp: ``"dense"`` or ``"swiglu"``.
+      layer_scale: first value of a scale per channel on each branch, 0 for no scale
+        (arXiv 2103.17239).
+      parallel: both branches read the same norm: ``x + attention(n) + MLP(n)``
+        (arXiv 2302.05442).
+    """
 
     def __init__(
         self,
@@ -102,8 +132,18 @@ class Block(nnx.Module):
         remat_attention: bool,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
+        activation: str = "gelu_tanh",
+        norm: str = "layer",
+        norm_epsilon: float = 1e-6,
+        qk_norm: bool = False,
+        mlp: str = "dense",
+        layer_scale: float = 0.0,
+        parallel: bool = False,
     ):
-        self.attention_norm = layer_norm(width, dtype=dtype, rngs=rngs)
+        make_norm = functools.partial(
+            build_norm, norm, epsilon=norm_epsilon, dtype=dtype
+        )
+        self.attention_norm = make_norm(width, rngs=rngs)
         self.attention = Attention(
             width=width,
             num_heads=num_heads,
@@ -112,11 +152,22 @@ class Block(nnx.Module):
             remat=remat_attention,
             dtype=dtype,
             rngs=rngs,
+            qk_norm=make_norm if qk_norm else None,
         )
-        self.mlp_norm = layer_norm(width, dtype=dtype, rngs=rngs)
+        mlp_norm = make_norm(width, rngs=rngs)  # takes its keys from the stream anyway
+        self.mlp_norm = None if parallel else mlp_norm
         self.mlp = Mlp(
-            width=width, mlp_dim=mlp_dim, dropout=dropout, dtype=dtype, rngs=rngs
+            width=width,
+            mlp_dim=mlp_dim,
+            dropout=dropout,
+            dtype=dtype,
+            rngs=rngs,
+            activation=activation,
+            kind=mlp,
         )
+        scale = jnp.full((width,), layer_scale)
+        self.attention_scale = nnx.Param(scale) if layer_scale else None
+        self.mlp_scale = nnx.Param(scale) if layer_scale else None
         self.dropout = dropout
 
     def __call__(
@@ -124,16 +175,27 @@ class Block(nnx.Module):
         tokens: Float[Array, "B N D"],
         *,
         mask: Bool[Array, "#B #H #N N"] | None = None,
+        rotate: Callable[[jax.Array], jax.Array] | None = None,
         drop_path_rate: float | Float[Array, ""] = 0.0,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B N D"]:
         keys = split_key(key, 6)
-        branch = self.attention(self.attention_norm(tokens), mask=mask, key=keys[0])
-        branch = dropout(branch, self.dropout, keys[1])
-        tokens = tokens + drop_path(branch, drop_path_rate, keys[2])
-        branch = self.mlp(self.mlp_norm(tokens), key=keys[3])
-        branch = dropout(branch, self.dropout, keys[4])
-        return tokens + drop_path(branch, drop_path_rate, keys[5])
+
+        def regularize(
+            branch: jax.Array, scale: nnx.Param | None, keys: list
+        ) -> jax.Array:
+            branch = dropout(branch, self.dropout, keys[0])
+            if scale is not None:
+                branch = branch * scale[...].astype(branch.dtype)
+            return drop_path(branch, drop_path_rate, keys[1])
+
+        normed = self.attention_norm(tokens)
+        branch = self.attention(normed, mask=mask, rotate=rotate, key=keys[0])
+        tokens = tokens + regularize(branch, self.attention_scale, keys[1:3])
+        if self.mlp_norm is not None:
+            normed = self.mlp_norm(tokens)
+        branch = self.mlp(normed, key=keys[3])
+        return tokens + regularize(branch, self.mlp_scale, keys[4:6])
 
 
 def patchify(
@@ -166,9 +228,15 @@ class PatchEmbedding(nnx.Module):
         self.patch_size = patch_size
         self.dtype = dtype
 
-    def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B N D"]:
-        patches = patchify(images.astype(self.dtype), self.patch_size)
-        kernel = self.kernel[...].astype(self.dtype)
+    def __call__(
+        self,
+        images: Float[Array, "B H W C"],
+        patch_size: tuple[int, int] | None = None,
+    ) -> Float[Array, "B N D"]:
+        """Embeds patches of the kernel's size, or of another that it is resized to."""
+        patch_size = patch_size or self.patch_size
+        patches = patchify(images.astype(self.dtype), patch_size)
+        kernel = pi_resize(self.kernel[...], patch_size).astype(self.dtype)
         tokens = patches @ kernel.reshape(-1, kernel.shape[-1])
         return tokens + self.bias[...].astype(self.dtype)
 
@@ -184,6 +252,9 @@ class AttentionPool(nnx.Module):
         num_heads: int,
         dtype: jnp.dtype,
         key: jax.Array,
+        activation: str = "gelu_tanh",
+        norm: str = "layer",
+        norm_epsilon: float = 1e-6,
     ):
         probe_key, key = jax.random.split(key)
         rngs = nnx.Rngs(key)
@@ -199,9 +270,16 @@ class AttentionPool(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
-        self.norm = layer_norm(width, dtype=dtype, rngs=rngs)
+        self.norm = build_norm(
+            norm, width, epsilon=norm_epsilon, dtype=dtype, rngs=rngs
+        )
         self.mlp = Mlp(
-            width=width, mlp_dim=mlp_dim, dropout=0.0, dtype=dtype, rngs=rngs
+            width=width,
+            mlp_dim=mlp_dim,
+            dropout=0.0,
+            dtype=dtype,
+            rngs=rngs,
+            activation=activation,
         )
 
     def __call__(self, tokens: Float[Array, "B N D"]) -> Float[Array, "B D"]:

@@ -40,13 +40,15 @@ def apply_blocks(
     mask: Bool[Array, "#B #H #N N"] | None = None,
     key: Key[Array, ""] | None = None,
     intermediates: bool = False,
+    rotate: Callable[[jax.Array], jax.Array] | None = None,
     constrain: Callable[[jax.Array], jax.Array] = lambda tokens: tokens,
 ) -> tuple[Float[Array, "B N D"], Float[Array, "L B N D"] | None]:
     """Runs the blocks in order; ``unroll=depth`` writes the loop out.
 
     The drop-path rate rises linearly from 0 at the first block to ``drop_path`` at
     the last. Layer i's key depends on ``key`` and i alone, so that every ``unroll``
-    and every remat policy computes the same values.
+    and every remat policy computes the same values. ``rotate`` is the same in all of
+    them (see `Attention`).
 
     Returns:
       The tokens after the last block, and each block's output on request.
@@ -64,7 +66,9 @@ def apply_blocks(
         params, rate, key = per_layer
         block = nnx.merge(graphdef, params)
         rate = 0.0 if rate is None else rate
-        tokens = block(constrain(tokens), mask=mask, drop_path_rate=rate, key=key)
+        tokens = block(
+            constrain(tokens), mask=mask, rotate=rotate, drop_path_rate=rate, key=key
+        )
         return tokens, tokens if intermediates else None
 
     if (policy := REMAT[remat]) is not None:

@@ -4,172 +4,82 @@
 drop, mask or reorder tokens between them.
 """
 
+import functools
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from vit_jax.models.attention import IMPLEMENTATIONS
-from vit_jax.models.layers import (
-    AttentionPool,
-    Block,
-    PatchEmbedding,
-    dropout,
-    layer_norm,
-    split_key,
-)
-from vit_jax.models.position import sincos2d
-from vit_jax.models.stack import REMAT, apply_blocks, build_blocks
+from vit_jax.models import parts
+from vit_jax.models.layers import dropout, split_key
+from vit_jax.models.position import FIXED
+from vit_jax.models.resample import resize_positions
+from vit_jax.models.rope import apply_rope, rope_table
+from vit_jax.models.settings import Settings, check_vit
+from vit_jax.models.stack import apply_blocks
+from vit_jax.models.tokens import draw_kept, join, take
 from vit_jax.models.variants import resolve
 
-POOLS = ("cls", "gap", "map")
-POSITIONS = ("learned", "learned_cls", "sincos2d")
-DTYPES = ("float32", "bfloat16")
+# Keys of options are folded in under numbers that the splits beside them do not reach:
+# an option leaves every other draw as it is.
+STEM, REGISTERS, DISTILLATION = 6, 7, 8
+PATCH_DROPOUT, PATCH_SIZE = 2, 3
 
 
 class ViT(nnx.Module):
     """Vision Transformer encoder with its head.
 
     Args:
-      image_size: height and width in pixels.
-      patch_size: height and width of a patch; must divide ``image_size``.
-      channels: image channels.
-      width, depth, mlp_dim, num_heads: Transformer dimensions.
-      num_classes: logits of the head.
-      pool: ``"cls"``, ``"gap"`` (mean of the patch tokens) or ``"map"``.
-      cls_token: whether a CLS token is prepended.
-      position: ``"learned"`` (added to patches; CLS gets none; drawn from
-        normal(1 / sqrt(width)), as big_vision), ``"learned_cls"`` (has a row for CLS;
-        normal(0.02), as the paper's code) or ``"sincos2d"``.
-      pre_logits: width of a tanh layer before the head, 0 for none.
-      head_bias: initial bias of the head (e.g. -6.9 for a sigmoid loss over 1,000
-        classes: log(1/1000)).
-      dropout, attention_dropout, drop_path: rates, active when a key is given.
-      dtype: computation type; parameters are float32 always, and so are logits.
-      attention: kernel of models/attention.py.
-      remat: what the backward pass recomputes, a name of models/stack.py.
-      unroll: blocks written out per loop iteration; ``depth`` removes the loop.
       sharding: how activations are laid out over a mesh (batch axis first), or None.
       key: initialises the parameters.
+      settings: the fields of `Settings`, which describes them.
 
     Raises:
-      ValueError: sizes do not divide, or a name is unknown.
+      ValueError: sizes do not divide, a name is unknown, or options exclude each other.
     """
 
     def __init__(
         self,
         *,
-        image_size: tuple[int, int],
-        patch_size: tuple[int, int],
-        channels: int = 3,
-        width: int,
-        depth: int,
-        mlp_dim: int,
-        num_heads: int,
-        num_classes: int,
-        pool: str = "gap",
-        cls_token: bool = False,
-        position: str = "sincos2d",
-        pre_logits: int = 0,
-        head_bias: float = 0.0,
-        dropout: float = 0.0,
-        attention_dropout: float = 0.0,
-        drop_path: float = 0.0,
-        dtype: str = "float32",
-        attention: str = "xla",
-        remat: str = "none",
-        unroll: int = 1,
         sharding: jax.sharding.Sharding | None = None,
         key: Key[Array, ""],
+        **settings: Any,
     ):
-        problems = check_vit(
-            image_size=image_size,
-            patch_size=patch_size,
-            width=width,
-            num_heads=num_heads,
-            pool=pool,
-            cls_token=cls_token,
-            position=position,
-            dtype=dtype,
-            attention=attention,
-            remat=remat,
-        )
-        if problems:
+        self.settings = chosen = Settings(**settings)
+        if problems := check_vit(chosen):
             raise ValueError("; ".join(problems))
-        compute_dtype = jnp.dtype(dtype)
-        keys = iter(jax.random.split(key, 6))
-        self.grid = (image_size[0] // patch_size[0], image_size[1] // patch_size[1])
-        self.image_size, self.patch_size, self.channels = (
-            image_size,
-            patch_size,
-            channels,
-        )
-        self.width, self.depth, self.mlp_dim = width, depth, mlp_dim
-        self.num_heads, self.num_classes = num_heads, num_classes
-        self.pool_kind, self.position_kind = pool, position
-        self.dropout, self.drop_path = dropout, drop_path
-        self.remat, self.unroll, self.sharding = remat, unroll, sharding
+        self.sharding = sharding
+        self.image_size, self.patch_size = chosen.image_size, chosen.patch_size
+        self.channels, self.grid = chosen.channels, chosen.grid
+        self.width, self.depth = chosen.width, chosen.depth
+        self.mlp_dim, self.num_heads = chosen.mlp_dim, chosen.num_heads
+        self.num_classes, self.num_prefix = chosen.num_classes, chosen.num_prefix
 
-        self.embedding = PatchEmbedding(
-            patch_size=patch_size,
-            channels=channels,
-            width=width,
-            dtype=compute_dtype,
-            key=next(keys),
+        keys = iter(jax.random.split(key, 6))
+        extra = functools.partial(jax.random.fold_in, key)
+        self.stem = parts.build_stem(chosen, extra(STEM))
+        self.embedding = parts.build_embedding(chosen, next(keys))
+        self.position_embedding = parts.build_positions(chosen, next(keys))
+        self.cls = (
+            nnx.Param(jnp.zeros((1, 1, self.width))) if chosen.cls_token else None
         )
-        position_key = next(keys)
-        if position != "sincos2d":
-            rows = math.prod(self.grid) + (position == "learned_cls")
-            # As the code each form comes from: the paper's, and big_vision's.
-            stddev = 0.02 if position == "learned_cls" else 1.0 / math.sqrt(width)
-            init = nnx.initializers.normal(stddev)
-            self.position_embedding = nnx.Param(init(position_key, (1, rows, width)))
-        self.cls = nnx.Param(jnp.zeros((1, 1, width))) if cls_token else None
-        self.blocks = build_blocks(
-            lambda rngs: Block(
-                width=width,
-                mlp_dim=mlp_dim,
-                num_heads=num_heads,
-                dropout=dropout,
-                attention_dropout=attention_dropout,
-                attention=attention,
-                remat_attention=remat == "attention",
-                dtype=compute_dtype,
-                rngs=rngs,
-            ),
-            depth,
-            next(keys),
+        # Not zeros: without positions it would start as a second CLS.
+        self.distillation = parts.build_rows(
+            chosen, int(chosen.distillation != "none"), 0.02, extra(DISTILLATION)
         )
-        self.norm = layer_norm(width, dtype=compute_dtype, rngs=nnx.Rngs(0))
-        pool_key, pre_logits_key, _ = keys
-        self.pooling = (
-            AttentionPool(
-                width=width,
-                mlp_dim=mlp_dim,
-                num_heads=num_heads,
-                dtype=compute_dtype,
-                key=pool_key,
-            )
-            if pool == "map"
-            else None
+        self.registers = parts.build_rows(
+            chosen, chosen.registers, 0.02, extra(REGISTERS)
         )
-        self.pre_logits = (
-            nnx.Linear(
-                width, pre_logits, dtype=compute_dtype, rngs=nnx.Rngs(pre_logits_key)
-            )
-            if pre_logits
-            else None
-        )
-        self.head = nnx.Linear(  # zeros and a constant: no randomness to key
-            pre_logits or width,
-            num_classes,
-            kernel_init=nnx.initializers.zeros_init(),
-            bias_init=nnx.initializers.constant(head_bias),
-            rngs=nnx.Rngs(0),
-        )
+        self.blocks = parts.build_stack(chosen, next(keys))
+        self.norm, self.head_norm = parts.build_final_norms(chosen)
+        self.pooling = parts.build_pooling(chosen, next(keys))
+        self.pre_logits = parts.build_pre_logits(chosen, next(keys))
+        self.head, self.head_distillation = parts.build_heads(chosen)
 
     def _constrain(self, array: jax.Array) -> jax.Array:
         """Keeps the batch axis where the mesh has it, through every layer."""
@@ -177,28 +87,69 @@ class ViT(nnx.Module):
             return array
         return jax.lax.with_sharding_constraint(array, self.sharding)
 
-    def embed(self, images: Float[Array, "B H W C"]) -> Float[Array, "B N D"]:
-        """Normalised images to tokens: patches, positions, CLS first if any."""
-        if images.shape[1:] != (*self.image_size, self.channels):
+    def grid_of(
+        self,
+        images: Float[Array, "B H W C"],
+        *,
+        patch_size: tuple[int, int] | None = None,
+    ) -> tuple[int, int]:
+        """Patches high and wide that `embed` cuts images into.
+
+        Raises:
+          ValueError: the model does not take images of this size.
+        """
+        size = images.shape[1:3]
+        fits = self.settings.dynamic_size or size == self.image_size
+        if not fits or images.shape[3] != self.channels:
             raise ValueError(
                 f"images are {images.shape[1:]}, the model was built for "
                 f"{(*self.image_size, self.channels)} (height, width, channels)"
             )
-        tokens = self.embedding(self._constrain(images))  # [B, N, D]
-        if self.position_kind == "sincos2d":
-            position = sincos2d(*self.grid, self.width)[None]
-        else:
-            position = self.position_embedding[...]
-        position = position.astype(tokens.dtype)
-        if self.position_kind != "learned_cls":
-            tokens = tokens + position
-        if self.cls is not None:
-            cls = self.cls[...].astype(tokens.dtype)
-            cls = jnp.broadcast_to(cls, (tokens.shape[0], 1, self.width))
-            tokens = jnp.concatenate([cls, tokens], axis=1)  # [B, 1+N, D]
-        if self.position_kind == "learned_cls":
-            tokens = tokens + position
-        return tokens
+        patch = patch_size or self.patch_size
+        if patch != self.patch_size and self.stem is not None:
+            raise ValueError(
+                f"patch size {patch} is not available: a model with a stem has only "
+                f"its own, {self.patch_size}"
+            )
+        if size[0] % patch[0] or size[1] % patch[1]:
+            raise ValueError(
+                f"patch size {patch} does not divide image size {size} (height, width)"
+            )
+        return size[0] // patch[0], size[1] // patch[1]
+
+    def embed(
+        self,
+        images: Float[Array, "B H W C"],
+        *,
+        patch_size: tuple[int, int] | None = None,
+    ) -> Float[Array, "B N D"]:
+        """Normalised images to tokens with positions, the prefix in front.
+
+        With ``patch_size`` the patches' kernel is resized to it (arXiv 2212.08013).
+
+        Raises:
+          ValueError: the model does not take images of this size.
+        """
+        grid = self.grid_of(images, patch_size=patch_size)
+        images = self._constrain(images)
+        if self.stem is not None:
+            images, patch_size = self.stem(images), None
+        patches = self.embedding(images, patch_size)  # [B, N, D]
+        prefix = [
+            jnp.asarray(token[...])
+            for token in (self.cls, self.distillation, self.registers)
+            if token is not None
+        ]
+        return join(prefix, patches, self._positions(grid))
+
+    def _positions(self, grid: tuple[int, int]) -> Float[Array, "1 R D"] | None:
+        kind = self.settings.position
+        if kind in FIXED:
+            return FIXED[kind](*grid, self.width)[None]
+        if self.position_embedding is None:
+            return None
+        table = jnp.asarray(self.position_embedding[...])
+        return table if grid == self.grid else resize_positions(table, self.grid, grid)
 
     def encode(
         self,
@@ -207,92 +158,164 @@ class ViT(nnx.Module):
         mask: Bool[Array, "#B #H #N N"] | None = None,
         key: Key[Array, ""] | None = None,
         intermediates: bool = False,
+        grid: tuple[int, int] | None = None,
+        indices: Int[Array, "B M"] | None = None,
     ) -> Any:
         """Tokens through dropout, the blocks and the final norm, ``[B, N, D]``.
 
-        ``mask`` is True where a token may attend. With ``intermediates`` the result
-        is ``(tokens, outputs)``; outputs are each block's, before the final norm,
-        ``[depth, B, N, D]``.
+        Args:
+          tokens: as of `embed`; an objective may have dropped or changed some.
+          mask: True where a token may attend.
+          key: None means deterministic. With ``patch_dropout`` and a key, fewer tokens
+            come out than go in.
+          intermediates: the result is ``(tokens, outputs)``; outputs are each block's,
+            before the final norm, ``[depth, B, N, D]``.
+          grid: patches high and wide of the images, None for the model's own. It and
+            ``indices`` matter to rotary embeddings only.
+          indices: which patches of the grid follow the prefix, None for all in order.
+
+        Raises:
+          ValueError: a rotary embedding does not know where the patches are, or a mask
+            meets patch dropout.
         """
+        chosen = self.settings
         dropout_key, blocks_key = split_key(key, 2)
-        tokens = dropout(tokens, self.dropout, dropout_key)
+        if chosen.patch_dropout and key is not None:
+            if mask is not None:
+                raise ValueError("a mask and model.patch_dropout exclude each other")
+            kept = draw_kept(
+                jax.random.fold_in(key, PATCH_DROPOUT),
+                (len(tokens), tokens.shape[1] - self.num_prefix),
+                chosen.patch_dropout,
+            )
+            tokens = take(tokens, kept, self.num_prefix)
+            indices = (
+                kept if indices is None else jnp.take_along_axis(indices, kept, axis=1)
+            )
+        rotate = self._rotation(tokens.shape[1] - self.num_prefix, grid, indices)
+        tokens = dropout(tokens, chosen.dropout, dropout_key)
         tokens, outputs = apply_blocks(
             self.blocks,
             tokens,
             depth=self.depth,
-            remat=self.remat,
-            unroll=self.unroll,
-            drop_path=self.drop_path,
+            remat=chosen.remat,
+            unroll=chosen.unroll,
+            drop_path=chosen.drop_path,
             mask=mask,
             key=blocks_key,
             intermediates=intermediates,
+            rotate=rotate,
             constrain=self._constrain,
         )
-        tokens = self.norm(self._constrain(tokens))
+        tokens = self._constrain(tokens)
+        if self.norm is not None:
+            tokens = self.norm(tokens)
         return (tokens, outputs) if intermediates else tokens
 
-    def pool(self, tokens: Float[Array, "B N D"]) -> Float[Array, "B D"]:
-        """Encoded tokens to one feature vector an image."""
-        if self.pooling is not None:
-            return self.pooling(tokens)
-        if self.pool_kind == "cls":
-            return tokens[:, 0]
-        first_patch = 0 if self.cls is None else 1
-        return tokens[:, first_patch:].mean(axis=1)
+    def _rotation(
+        self,
+        patches: int,
+        grid: tuple[int, int] | None,
+        indices: Int[Array, "B M"] | None,
+    ) -> Callable[[jax.Array], jax.Array] | None:
+        """What the rotary embedding does to queries and keys of every block."""
+        kind = self.settings.rope
+        if kind == "none":
+            return None
+        grid = grid or self.grid
+        rows = math.prod(grid) if indices is None else indices.shape[1]
+        if rows != patches:
+            raise ValueError(
+                f"model.rope {kind!r}: {patches} patch tokens, but {rows} places on a "
+                f"grid of {grid}; tell encode the images' grid and the tokens' indices"
+            )
+        head_dim = self.width // self.num_heads
+        sin, cos = rope_table(kind, grid, head_dim, self.settings.rope_base)
+        if indices is not None:
+            sin, cos = sin[indices], cos[indices]  # [B, M, Dh]
+        return functools.partial(apply_rope, sin=sin, cos=cos, kind=kind)
 
-    def classify(self, features: Float[Array, "B D"]) -> Float[Array, "B K"]:
-        """Features to logits in float32."""
+    def pool(self, tokens: Float[Array, "B N D"]) -> Float[Array, "B F"]:
+        """Encoded tokens to one feature vector an image, through its norm if any."""
+        patches = tokens[:, self.num_prefix :]
+        if self.pooling is not None:
+            features = self.pooling(tokens)
+        elif self.settings.pool == "cls":
+            features = tokens[:, 0]
+        elif self.settings.pool == "gap":
+            features = patches.mean(axis=1)
+        else:
+            features = jnp.concatenate([tokens[:, 0], patches.mean(axis=1)], axis=-1)
+        return features if self.head_norm is None else self.head_norm(features)
+
+    def classify(self, features: Float[Array, "B F"]) -> Float[Array, "B K"]:
+        """Features to logits in float32; without a head, what it would be given."""
         if self.pre_logits is not None:
             features = jnp.tanh(self.pre_logits(features))
-        return self.head(features.astype(jnp.float32))
+        features = features.astype(jnp.float32)
+        return features if self.head is None else self.head(features)
+
+    def logits(self, tokens: Float[Array, "B N D"]) -> Float[Array, "B K"]:
+        """Encoded tokens to logits; the mean of both heads if there are two."""
+        logits = self.classify(self.pool(tokens))
+        if self.head_distillation is None:
+            return logits
+        token = tokens[:, 1].astype(jnp.float32)  # behind CLS
+        return (logits + self.head_distillation(token)) / 2.0
+
+    def tokens(
+        self,
+        images: Float[Array, "B H W C"],
+        *,
+        patch_size: tuple[int, int] | None = None,
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "B N D"]:
+        """Normalised images to encoded tokens: `embed`, then `encode`."""
+        grid = self.grid_of(images, patch_size=patch_size)
+        tokens = self.embed(images, patch_size=patch_size)
+        return self.encode(tokens, key=key, grid=grid)
+
+    def intermediates(
+        self,
+        images: Float[Array, "B H W C"],
+        layers: Sequence[int],
+        *,
+        norm: bool = True,
+    ) -> Float[Array, "L B N D"]:
+        """Tokens after some of the blocks, numbered from 0, or from -1 backwards.
+
+        With ``norm`` they go through the last norm of tokens, if the model has one.
+
+        Raises:
+          ValueError: there is no such block.
+        """
+        if unknown := [i for i in layers if not -self.depth <= i < self.depth]:
+            raise ValueError(
+                f"layers {unknown} do not exist; the model has 0 to {self.depth - 1}"
+            )
+        tokens = self.embed(images)
+        _, outputs = self.encode(tokens, intermediates=True, grid=self.grid_of(images))
+        outputs = outputs[np.asarray(layers)]
+        return self.norm(outputs) if norm and self.norm is not None else outputs
 
     def __call__(
         self, images: Float[Array, "B H W C"], *, key: Key[Array, ""] | None = None
     ) -> Float[Array, "B K"]:
-        """Normalised NHWC images to logits; without a key, deterministic."""
-        return self.classify(self.pool(self.encode(self.embed(images), key=key)))
+        """Normalised NHWC images to logits; without a key, deterministic.
 
+        With ``patch_sizes`` and a key, a patch size is drawn for the whole batch.
+        """
+        sides = self.settings.patch_sizes
+        if not sides or key is None:
+            return self.logits(self.tokens(images, key=key))
 
-def check_vit(
-    *,
-    image_size: tuple[int, int],
-    patch_size: tuple[int, int],
-    width: int,
-    num_heads: int,
-    pool: str,
-    cls_token: bool,
-    position: str,
-    dtype: str,
-    attention: str,
-    remat: str,
-) -> list[str]:
-    """Everything wrong with a ViT's settings, a line each; empty when it is sound."""
-    problems = []
-    if image_size[0] % patch_size[0] or image_size[1] % patch_size[1]:
-        problems.append(
-            f"patch size {patch_size} does not divide image size {image_size} "
-            "(height, width)"
-        )
-    if width % num_heads:
-        problems.append(f"num_heads {num_heads} does not divide width {width}")
-    if position == "sincos2d" and (width % 4 or width < 8):
-        problems.append(
-            f"position 'sincos2d' needs a width in fours, at least 8; got {width}"
-        )
-    for field, value, known in (
-        ("pool", pool, POOLS),
-        ("position", position, POSITIONS),
-        ("dtype", dtype, DTYPES),
-        ("attention", attention, IMPLEMENTATIONS),
-        ("remat", remat, tuple(REMAT)),
-    ):
-        if value not in known:
-            problems.append(
-                f"model.{field} {value!r} is unknown; known: {', '.join(known)}"
-            )
-    if not cls_token and (pool == "cls" or position == "learned_cls"):
-        problems.append("pool 'cls' and position 'learned_cls' need cls_token=True")
-    return problems
+        def run(images: jax.Array, *, side: int) -> jax.Array:
+            return self.logits(self.tokens(images, patch_size=(side, side), key=key))
+
+        draw_key = jax.random.fold_in(key, PATCH_SIZE)
+        drawn = jax.random.randint(draw_key, (), 0, len(sides))
+        branches = [functools.partial(run, side=side) for side in sides]
+        return jax.lax.switch(drawn, branches, images)
 
 
 def build(*, key: Key[Array, ""], sharding: Any = None, **settings: Any) -> ViT:

@@ -39,13 +39,18 @@ class Supervised(Objective):
       label_smoothing: mass moved to the uniform distribution, in [0, 1).
 
     Raises:
-      ValueError: the loss is unknown.
+      ValueError: the loss is unknown, or the encoder has no head.
     """
 
     def __init__(self, *, encoder: ViT, loss: str, label_smoothing: float):
         if loss not in LOSSES:
             raise ValueError(
                 f"objective.loss {loss!r} is unknown; known: {', '.join(LOSSES)}"
+            )
+        if encoder.head is None:
+            raise ValueError(
+                "objective 'supervised' needs a head; model.num_classes must be at "
+                f"least 1, got {encoder.num_classes}"
             )
         self.encoder = encoder
         self.loss_kind = loss
@@ -63,9 +68,11 @@ class Supervised(Objective):
 
     def predict(self, images: Float[Array, "B H W C"]) -> dict[str, jax.Array]:
         """Features before the head, and logits."""
-        tokens = self.encoder.encode(self.encoder.embed(images))
-        features = self.encoder.pool(tokens)
-        return {"features": features, "logits": self.encoder.classify(features)}
+        tokens = self.encoder.tokens(images)
+        return {
+            "features": self.encoder.pool(tokens),
+            "logits": self.encoder.logits(tokens),
+        }
 
     def train_flops(self) -> int:
         """Three forward passes' worth: the backward pass costs two."""

@@ -1,0 +1,76 @@
+"""Everything wrong with a config's `model` section."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vit_jax.config_file import nearest
+from vit_jax.models import variants
+from vit_jax.models.settings import Settings, check_vit
+
+_SETTINGS = [field.name for field in dataclasses.fields(Settings)]
+
+
+def check_model(model: ConfigDict) -> list[str]:
+    """Ranges of its fields, the variant, and what the model itself refuses."""
+    problems = [
+        *outside(
+            lambda value: value >= 1,
+            "at least 1",
+            **{
+                f"model__{name}": model[name]
+                for name in ("width", "depth", "mlp_dim", "num_heads", "unroll")
+            },
+        ),
+        *outside(
+            lambda value: value >= -1, "-1 or more", model__pre_logits=model.pre_logits
+        ),
+        *outside(
+            lambda value: value in (1, 3), "1 or 3", model__channels=model.channels
+        ),
+    ]
+    shapes = [
+        *outside(
+            is_size,
+            "(height, width) or (side,) in pixels",
+            model__image_size=model.image_size,
+            model__patch_size=model.patch_size,
+        ),
+        *outside(
+            lambda value: all(type(number) is int for number in value),
+            "whole numbers",
+            model__patch_sizes=model.patch_sizes,
+            model__stem=model.stem,
+        ),
+    ]
+    if shapes:  # the rest counts with them
+        return problems + shapes
+    try:
+        settings = variants.resolve(**model.to_dict())
+    except ValueError as error:
+        near = nearest(model.variant.partition("/")[0], variants.VARIANTS)
+        return [*problems, f"model.variant: {error}{near}"]
+    if min(settings["width"], settings["num_heads"]) < 1:
+        return problems  # said already
+    known = {name: settings[name] for name in _SETTINGS if name in settings}
+    known["num_classes"] = known["num_classes"] or 0  # unset: the data set's
+    return problems + [
+        text if text.startswith("model.") else f"model: {text}"
+        for text in check_vit(Settings(**known))
+    ]
+
+
+def outside(ok: Callable[[Any], bool], what: str, **fields: Any) -> list[str]:
+    """A line for each field that is set and not ``ok``; ``__`` in a name is a dot."""
+    return [
+        f"{name.replace('__', '.')} must be {what}, got {value!r}"
+        for name, value in fields.items()
+        if value is not None and not ok(value)
+    ]
+
+
+def is_size(size: Any) -> bool:
+    """Whether this is (height, width) or (side,) in pixels."""
+    return len(size) in (1, 2) and all(type(side) is int and side > 0 for side in size)
