@@ -8,7 +8,7 @@ import argparse
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from absl import logging
 
@@ -36,6 +36,24 @@ PREPARE_EXAMPLES = """\
 examples:
   vit-jax prepare digits
   vit-jax prepare cifar10 --data_dir=/data/tfds
+"""
+
+
+EXPORT_EXAMPLES = """\
+examples:
+  vit-jax export --workdir=runs/digits --to=timm --output=exports/digits-timm
+  vit-jax export --workdir=runs/digits --to=stablehlo --output=exports/digits-hlo
+"""
+CONVERT_EXAMPLES = """\
+examples:
+  vit-jax convert B_16.npz exports/b16-timm --to=timm
+  vit-jax convert vit.safetensors exports/vit-hf --to=huggingface --num_heads=12
+"""
+PREDICT_EXAMPLES = """\
+examples:
+  vit-jax predict --workdir=runs/digits digit.png
+  vit-jax predict --weights=exports/b16-timm --features=features.npz photos/*.jpg
+  vit-jax predict --weights=B_16.npz --attention=attention.png cat.jpg
 """
 
 
@@ -89,7 +107,86 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="default: $TFDS_DATA_DIR or ~/tensorflow_datasets",
     )
+    add_weights_verbs(verb)
     return parser
+
+
+def add_weights_verbs(verb: Callable[..., argparse.ArgumentParser]) -> None:
+    """The verbs that read and write weights."""
+    export = verb("export", "Write a run's weights for others.", EXPORT_EXAMPLES)
+    export.add_argument("--workdir", required=True, metavar="DIR")
+    add_written(export)
+    add_step(export)
+    convert = verb("convert", "Weights from one format to another.", CONVERT_EXAMPLES)
+    convert.add_argument(
+        "source", metavar="SRC", help="a file, folder or work directory"
+    )
+    convert.add_argument("output", metavar="DST", help="a new file or folder")
+    add_written(convert, output=False)
+    add_read(convert)
+    predict = verb("predict", "Classify images, draw attention.", PREDICT_EXAMPLES)
+    source = predict.add_mutually_exclusive_group(required=True)
+    source.add_argument("--workdir", metavar="DIR", help="of a run")
+    source.add_argument("--weights", metavar="PATH", help="any readable checkpoint")
+    add_step(predict)
+    add_read(predict)
+    predict.add_argument("images", nargs="+", metavar="IMAGE")
+    predict.add_argument(
+        "--top", type=int, default=5, metavar="N", help="classes shown"
+    )
+    predict.add_argument("--batch_size", type=int, default=64, metavar="N")
+    predict.add_argument("--features", metavar="FILE.npz", help="also write features")
+    predict.add_argument("--attention", metavar="FILE.png", help="also draw attention")
+
+
+def add_written(parser: argparse.ArgumentParser, *, output: bool = True) -> None:
+    """Arguments of what is written."""
+    parser.add_argument(
+        "--to",
+        required=True,
+        metavar="FORMAT",
+        help="npz, big_vision, timm, huggingface, stablehlo, savedmodel, onnx, litert",
+    )
+    if output:
+        parser.add_argument(
+            "--output", required=True, metavar="PATH", help="a new path"
+        )
+    parser.add_argument(
+        "--single_file",
+        action="store_true",
+        help="stablehlo: parameters inside the program, not beside it",
+    )
+    parser.add_argument(
+        "--licence", default="", metavar="NAME", help="for the model card, e.g. mit"
+    )
+
+
+def add_step(parser: argparse.ArgumentParser) -> None:
+    """Arguments that pick the parameters of a run."""
+    parser.add_argument("--step", default="latest", metavar="N|best|latest")
+    parser.add_argument(
+        "--ema", action="store_true", help="the parameters' moving average"
+    )
+
+
+def add_read(parser: argparse.ArgumentParser) -> None:
+    """Arguments for what a file does not say, or should be changed."""
+    for name, text in (
+        ("num_heads", "attention heads, where the file does not say"),
+        ("num_classes", "another number of classes: a new head of zeros; 0: no head"),
+    ):
+        parser.add_argument(f"--{name}", type=int, metavar="N", help=text)
+    parser.add_argument(
+        "--image_size", type=image_size, metavar="N|HxW", help="input size in pixels"
+    )
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Height and width from ``"224"`` or ``"192x320"``."""
+    sides = text.split("x")
+    if len(sides) > 2 or not all(side.isdigit() and int(side) for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r} is not N or HxW, such as 192x320")
+    return int(sides[0]), int(sides[-1])
 
 
 def run_train(options: argparse.Namespace, overrides: list[str]) -> int:
@@ -137,7 +234,67 @@ def run_prepare(options: argparse.Namespace, overrides: list[str]) -> int:
     return 0
 
 
-VERBS = {"train": run_train, "evaluate": run_evaluate, "prepare": run_prepare}
+def run_export(options: argparse.Namespace, overrides: list[str]) -> int:
+    """Writes a run's weights in another format."""
+    from vit_jax.weights.export import export
+
+    export(
+        options.workdir,
+        options.output,
+        to=options.to,
+        single_file=options.single_file,
+        licence=options.licence,
+        step=options.step,
+        ema=options.ema,
+    )
+    return 0
+
+
+def run_convert(options: argparse.Namespace, overrides: list[str]) -> int:
+    """Writes any readable weights in another format."""
+    from vit_jax.weights.export import export
+
+    export(
+        options.source,
+        options.output,
+        to=options.to,
+        single_file=options.single_file,
+        licence=options.licence,
+        num_heads=options.num_heads,
+        num_classes=options.num_classes,
+        image_size=options.image_size,
+    )
+    return 0
+
+
+def run_predict(options: argparse.Namespace, overrides: list[str]) -> int:
+    """Classifies images."""
+    from vit_jax.predict import predict
+
+    predict(
+        options.workdir or options.weights,
+        options.images,
+        top=options.top,
+        batch_size=options.batch_size,
+        features=options.features,
+        attention=options.attention,
+        step=options.step,
+        ema=options.ema,
+        num_heads=options.num_heads,
+        num_classes=options.num_classes,
+        image_size=options.image_size,
+    )
+    return 0
+
+
+VERBS = {
+    "train": run_train,
+    "evaluate": run_evaluate,
+    "prepare": run_prepare,
+    "export": run_export,
+    "convert": run_convert,
+    "predict": run_predict,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -164,13 +321,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def is_users_mistake(error: Exception) -> bool:
-    """Whether an error's message is meant for the user, without a traceback."""
-    from vit_jax.checkpoint import CheckpointError
-    from vit_jax.config import ConfigError
-    from vit_jax.data.tfds import DataError
+# Raised with a message for the user, by module.
+USER_ERRORS = {
+    "vit_jax.checkpoint": "CheckpointError",
+    "vit_jax.config": "ConfigError",
+    "vit_jax.data.tfds": "DataError",
+    "vit_jax.predict": "PredictError",
+    "vit_jax.weights.files": "WeightsError",
+}
 
-    return isinstance(error, (CheckpointError, ConfigError, DataError))
+
+def is_users_mistake(error: Exception) -> bool:
+    """Whether an error's message is meant for the user, without a traceback.
+
+    Nothing is imported to find out: what was not imported has raised nothing.
+    """
+    return any(
+        isinstance(error, getattr(sys.modules[module], name))
+        for module, name in USER_ERRORS.items()
+        if module in sys.modules
+    )
 
 
 if __name__ == "__main__":

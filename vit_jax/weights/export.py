@@ -1,0 +1,323 @@
+"""Writing weights for others, and checking that they compute the same there."""
+
+import dataclasses
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from vit_jax.models.vit import ViT
+from vit_jax.weights import (
+    big_vision_npz,
+    foreign,
+    huggingface,
+    litert,
+    onnx,
+    original_npz,
+    savedmodel,
+    serving,
+    stablehlo,
+    tensorflow,
+    timm,
+    workdir,
+)
+from vit_jax.weights.base import Card, Writer
+from vit_jax.weights.files import WeightsError
+from vit_jax.weights.foreign import NotChecked
+from vit_jax.weights.load import Record, load, open_checkpoint
+
+Say = Callable[[str], Any]
+
+IMAGES = 4  # with which the other library is compared
+TORCH_FILES = (".pth", ".pt", ".bin")
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A way of writing a model.
+
+    Args:
+      write: writes a model to a path where nothing is.
+      run: what was written, on normalised images: outputs, and which library computed
+        them. Raises NotChecked where the library is absent.
+      suffix: of the file's name; "" for a folder.
+      tolerance: the largest difference of outputs.
+      require: raises WeightsError where something is missing to write it; is given the
+        command, the source and ``say``.
+    """
+
+    write: Callable[[pathlib.Path, ViT, Card], None]
+    run: Callable[[pathlib.Path, foreign.Images], foreign.Outputs]
+    suffix: str = ""
+    tolerance: float = 1e-4
+    require: Callable[[Sequence[str], str, Say], None] = lambda *_: None
+
+
+class Parameters(Mapping[str, np.ndarray]):
+    """A model's parameters by path, on the host while they are looked at."""
+
+    def __init__(self, model: ViT):
+        self._arrays = serving.name_parameters(model)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return np.asarray(self._arrays[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+
+def _writer(format: Writer) -> Callable[[pathlib.Path, ViT, Card], None]:
+    def write(path: pathlib.Path, model: ViT, card: Card) -> None:
+        format.write(path, serving.settings_of(model), Parameters(model), card)
+
+    return write
+
+
+def _require_jax2onnx(command: Sequence[str], source: str, say: Say) -> None:
+    if onnx.is_available():
+        return
+    torch = pathlib.PurePath(source).suffix in TORCH_FILES
+    for line in onnx.instructions(command, torch=torch):
+        say(line)
+    raise WeightsError(
+        "--to=onnx needs jax2onnx, whose orbax-checkpoint is older than this "
+        "environment's; run the commands above, which make it one of its own"
+    )
+
+
+def _require_tensorflow(command: Sequence[str], source: str, say: Say) -> None:
+    tensorflow.import_tensorflow()
+
+
+TARGETS = {
+    "npz": Target(_writer(original_npz), foreign.run_reloaded, ".npz"),
+    "big_vision": Target(_writer(big_vision_npz), foreign.run_reloaded, ".npz"),
+    "timm": Target(_writer(timm), foreign.run_timm),
+    "huggingface": Target(_writer(huggingface), foreign.run_transformers),
+    "stablehlo": Target(stablehlo.write, stablehlo.run),
+    "savedmodel": Target(savedmodel.write, savedmodel.run, require=_require_tensorflow),
+    "onnx": Target(onnx.write, onnx.run, ".onnx", require=_require_jax2onnx),
+    "litert": Target(
+        litert.write, litert.run, ".tflite", 1e-3, require=_require_tensorflow
+    ),
+}
+SINGLE_FILE = {
+    "stablehlo": Target(stablehlo.write_single_file, stablehlo.run, ".stablehlo"),
+}
+
+
+def export(
+    source: str,
+    output: str,
+    *,
+    to: str,
+    single_file: bool = False,
+    licence: str = "",
+    step: int | str = "latest",
+    ema: bool = False,
+    num_heads: int | None = None,
+    num_classes: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    say: Say = print,
+) -> float | None:
+    """Writes weights in another format and compares what the other side computes.
+
+    Args:
+      source: a work directory, or anything that `load` reads.
+      output: a new file or folder; it is there in the end only if it was right.
+      to: a name of ``TARGETS``.
+      single_file: parameters inside the program, where the format has both ways.
+      licence: for the card.
+      step, ema: which parameters of a work directory.
+      num_heads, num_classes, image_size: as of `load`.
+      say: is given each line of the report.
+
+    Returns:
+      The largest difference of logits (of features if there is no head), or None where
+      the other library is not installed.
+
+    Raises:
+      WeightsError: the source cannot be read, the format has no place for the model,
+        something is missing, the output exists, or the outputs differ.
+    """
+    target = _find(to, single_file)
+    place = _check_place(output, target)
+    if (run := workdir.locate(source)) is not None:
+        step = workdir.find_step(run[0], step if run[1] is None else run[1])
+    reading = {"num_heads": num_heads, "image_size": image_size}
+    opened = open_checkpoint(source, **reading, step=step, ema=ema)
+    reading["num_classes"] = num_classes
+    flags = {"licence": licence} | ({"step": step, "ema": ema} if run else reading)
+    target.require(_command(source, output, to, flags), source, say)
+    model, record = load(source, **reading, step=step, ema=ema)
+    for line in _surprises(record):
+        say(line)
+    card = dataclasses.replace(
+        opened.card,
+        preprocessing=record.preprocessing,
+        class_names=record.class_names,
+        licence=licence,
+    )
+    difference, verdict, files = _write(target, place, model, card)
+    say(f"wrote {output}: {files}")
+    say(f"input: {_input(model, card)}")
+    say(f"output: {_output(model, card)}")
+    say(verdict)
+    return difference
+
+
+def _find(to: str, single_file: bool) -> Target:
+    if to not in TARGETS:
+        raise WeightsError(f"--to={to} is unknown; known: {', '.join(TARGETS)}")
+    if not single_file:
+        return TARGETS[to]
+    if to not in SINGLE_FILE:
+        raise WeightsError(
+            f"--single_file is for --to={', '.join(SINGLE_FILE)}, not for {to}"
+        )
+    return SINGLE_FILE[to]
+
+
+def _check_place(output: str, target: Target) -> pathlib.Path:
+    """Where the output goes: a local path that is free and ends as it has to."""
+    if "://" in output:
+        raise WeightsError(f"{output}: name a local path, and copy it from there")
+    place = pathlib.Path(output).expanduser()
+    if place.exists() or place.is_symlink():
+        raise WeightsError(f"{output} exists and is not overwritten; name a new path")
+    if target.suffix and place.suffix != target.suffix:
+        raise WeightsError(
+            f"{output}: the name of this file must end in {target.suffix}"
+        )
+    return place
+
+
+def _command(source: str, output: str, to: str, flags: Mapping[str, Any]) -> list[str]:
+    """The words after ``vit-jax`` that ask for an export."""
+    words = [
+        f"--{name}" if value is True else f"--{name}={_word(value)}"
+        for name, value in ({"to": to} | dict(flags)).items()
+        if value is not None and value is not False and value != ""
+    ]
+    if "step" in flags:
+        return ["export", f"--workdir={source}", f"--output={output}", *words]
+    return ["convert", source, output, *words]
+
+
+def _word(value: Any) -> str:
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _surprises(record: Record) -> Iterator[str]:
+    """A line each for what was not used, not there, or changed."""
+    if record.unused:
+        yield f"not used: {_some(record.unused)}"
+    if record.missing:
+        yield f"not in the source, at initial values: {_some(record.missing)}"
+    if record.changed:
+        changes = [f"{name} ({what})" for name, what in record.changed.items()]
+        yield f"changed: {_some(changes)}"
+
+
+def _some(names: Sequence[str], most: int = 6) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def _write(
+    target: Target, place: pathlib.Path, model: ViT, card: Card
+) -> tuple[float | None, str, str]:
+    """Writes beside the place, compares, and moves there what is right."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix=f".{place.name}.", dir=place.parent
+    ) as folder:
+        draft = pathlib.Path(folder) / place.name
+        target.write(draft, model, card)
+        files = _sizes(draft.parent)
+        try:
+            difference, allowed, library = compare(target, draft, model)
+        except NotChecked as reason:
+            difference, verdict = None, f"not checked, because {reason}"
+        else:
+            what = serving.output_name(model).removesuffix("s")
+            verdict = (
+                f"checked with {library}: largest {what} difference "
+                f"{difference:.1e} over {IMAGES} images"
+            )
+            if not difference <= allowed:  # nor is NaN
+                raise WeightsError(
+                    f"{place} was not kept; {verdict}, more than {allowed:.1e}"
+                )
+        for child in draft.parent.iterdir():
+            if (place.parent / child.name).exists():
+                raise WeightsError(f"{place.parent / child.name} exists by now")
+            child.rename(place.parent / child.name)
+    return difference, verdict, files
+
+
+def _sizes(folder: pathlib.Path) -> str:
+    """Files in a folder and how large they are."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return _some([f"{file.name} {_size(file.stat().st_size)}" for file in files], 8)
+
+
+def _size(number: int) -> str:
+    for unit, one in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= one:
+            return f"{number / one:.3g} {unit}"
+    return f"{number} bytes"
+
+
+def _input(model: ViT, card: Card) -> str:
+    shape = ", ".join(map(str, serving.image_shape(model)))
+    how = serving.preparation(card.preprocessing)
+    return f"float32 [batch, {shape}] (height, width, channels); {how}"
+
+
+def _output(model: ViT, card: Card) -> str:
+    names = f"; classes: {_some(card.class_names)}" if card.class_names else ""
+    width = serving.output_width(model)
+    return f"{serving.output_name(model)}, float32 [batch, {width}]{names}"
+
+
+def compare(target: Target, path: pathlib.Path, model: ViT) -> tuple[float, float, str]:
+    """Compares what was written with the model, on random images.
+
+    Returns:
+      The largest difference of an output; the largest that is allowed, which grows
+      with outputs beyond 1 as rounding does; which library computed the other side.
+
+    Raises:
+      NotChecked: the other library is not installed.
+      WeightsError: its outputs are of another shape.
+    """
+    generator = np.random.default_rng(0)
+    images = generator.normal(size=(IMAGES, *serving.image_shape(model)))
+    images = images.astype(np.float32)
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def apply(state: Any, images: jax.Array) -> jax.Array:
+        return nnx.merge(graphdef, state)(images)
+
+    with jax.default_matmul_precision("highest"):
+        expected = np.asarray(apply(state, images))
+    outputs, library = target.run(path, images)
+    if outputs.shape != expected.shape:
+        raise WeightsError(
+            f"{library} computes {outputs.shape} from {path.name}, not {expected.shape}"
+        )
+    difference = float(np.abs(outputs - expected).max())
+    return (
+        difference,
+        target.tolerance * max(1.0, float(np.abs(expected).max())),
+        library,
+    )

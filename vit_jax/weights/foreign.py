@@ -1,0 +1,102 @@
+"""Outputs of written weights from the libraries they were written for."""
+
+import importlib
+import importlib.util
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from vit_jax.weights.load import load
+
+Images = Float[np.ndarray, "B H W C"]
+Outputs = tuple[Float[np.ndarray, "B K"], str]  # and which library computed them
+
+
+class NotChecked(Exception):
+    """The library is not there or does not work; the message says why."""
+
+
+def import_library(name: str, *, pip: str | None = None) -> Any:
+    """A library that may be absent, or not fit another that is there.
+
+    Raises:
+      NotChecked: it cannot be imported.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name == name:
+            reason = f"{name} is not installed (pip install {pip or name})"
+            raise NotChecked(reason) from None
+        raise NotChecked(_reason(name, error)) from None
+    except (ImportError, RuntimeError) as error:
+        raise NotChecked(_reason(name, error)) from None
+
+
+def _reason(name: str, error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{name} cannot be imported: {lines[0] if lines else error!r}"
+
+
+def run_timm(path: pathlib.Path, images: Images) -> Outputs:
+    """Logits, or features without a head, from timm."""
+    torch, timm = import_library("torch"), import_library("timm")
+    model = timm.create_model(f"local-dir:{path}", pretrained=True).eval()
+    with torch.no_grad():
+        outputs = model(_channels_first(torch, images))
+    return outputs.numpy(), f"timm {timm.__version__}"
+
+
+def run_transformers(path: pathlib.Path, images: Images) -> Outputs:
+    """Logits, or features without a head, from Hugging Face transformers."""
+    torch = import_library("torch")
+    if importlib.util.find_spec("torchvision"):  # which it uses where it is there
+        import_library("torchvision")
+    transformers = import_library("transformers")
+    config = json.loads((path / "config.json").read_text())
+    kind = "AutoModelForImageClassification" if _classifies(config) else "AutoModel"
+    bars = transformers.utils.logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:  # what a class needs is imported when it is first used
+        model = getattr(transformers, kind).from_pretrained(path).eval()
+    except ImportError as error:
+        raise NotChecked(_reason("transformers", error)) from None
+    finally:
+        if shown:
+            bars.enable_progress_bar()
+    with torch.no_grad():
+        outputs = model(pixel_values=_channels_first(torch, images))
+    return _result(config, outputs).numpy(), f"transformers {transformers.__version__}"
+
+
+def _classifies(config: Mapping[str, Any]) -> bool:
+    if "architecture" in config:  # in the form of timm
+        return config["num_classes"] > 0
+    return "ForImageClassification" in config["architectures"][0]
+
+
+def _result(config: Mapping[str, Any], outputs: Any) -> Any:
+    if "logits" in outputs:
+        return outputs.logits
+    # Their poolers are tanh layers before a head; those that nobody wrote are random.
+    if "architecture" in config or "pooler_output_size" in config:
+        return outputs.pooler_output
+    return outputs.last_hidden_state[:, 0]
+
+
+def _channels_first(torch: Any, images: Images) -> Any:
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, 1)))
+
+
+def run_reloaded(path: pathlib.Path, images: Images) -> Outputs:
+    """Logits, or features without a head, of the file loaded again."""
+    import jax
+
+    model, _ = load(str(path), image_size=images.shape[1:3])
+    with jax.default_matmul_precision("highest"):
+        return np.asarray(model(images)), "vit_jax, loaded again"

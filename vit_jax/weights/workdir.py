@@ -1,0 +1,201 @@
+"""Work directories of vit_jax: config.json is the model, tensorstore has the arrays."""
+
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vit_jax.models import variants
+from vit_jax.weights.arrays import Arrays
+from vit_jax.weights.base import Card, Inferred, Preprocessing
+from vit_jax.weights.files import WeightsError
+from vit_jax.weights.table import Leaf
+
+# Of the config's model section, what is no keyword of the ViT.
+_NOT_MODEL = ("init_from",)
+
+
+def locate(path: str) -> tuple[str, int | None] | None:
+    """The work directory and step that ``path`` names; None if it names neither.
+
+    A work directory, its ``checkpoints`` folder (no step), or one step in there.
+    """
+    folder = _folder(path)
+    places: list[tuple[Any, int | None]] = [(folder, None), (folder.parent, None)]
+    if folder.name.isdigit():
+        places.append((folder.parent.parent, int(folder.name)))
+    for run, step in places:
+        if (run / "checkpoints").is_dir() and (run / "config.json").is_file():
+            inside = folder in (run, run / "checkpoints") or step is not None
+            return (str(run), step) if inside else None
+    return None
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """The config of a run as it ran, with tuples where JSON has lists.
+
+    Raises:
+      WeightsError: there is none, or it is not one of ours.
+    """
+    file = _folder(path) / "config.json"
+    try:
+        config = json.loads(file.read_text())["config"]
+        return _tuples(config)
+    except OSError:
+        raise WeightsError(
+            f"{path}: no config.json; name a run's work directory"
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise WeightsError(f"{file}: not the config of a run") from None
+
+
+def _folder(path: str) -> Any:
+    """A path that may be in a bucket."""
+    from etils import epath
+
+    return epath.Path(path).expanduser()
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def steps(path: str) -> list[int]:
+    """Saved steps of a run, in order; none where there is no run."""
+    folder = _folder(path) / "checkpoints"
+    if not folder.is_dir():
+        return []
+    return sorted(int(child.name) for child in folder.iterdir() if child.name.isdigit())
+
+
+def find_step(path: str, step: int | str = "latest") -> int:
+    """A saved step by number, ``"latest"`` or ``"best"``.
+
+    Raises:
+      WeightsError: it is not there; those that are, are listed.
+    """
+    saved = steps(path)
+    number = step
+    if saved and step in ("latest", "best"):
+        best = _best(path, saved) if step == "best" else None
+        number = saved[-1] if best is None else best
+    if not str(number).isdigit() or int(number) not in saved:
+        have = ", ".join(map(str, saved)) or "none"
+        raise WeightsError(f"{path}: no checkpoint {step!r}; there: {have}")
+    return int(number)
+
+
+def _best(path: str, saved: list[int]) -> int | None:
+    """The step with the best result of ``checkpoint.best``, as training ranks them."""
+    name = read_config(path)["checkpoint"]["best"]
+    ranks = {}
+    for step in saved:
+        file = _folder(path) / "checkpoints" / str(step) / "metrics" / "metrics"
+        if name and file.exists():
+            value = json.loads(file.read_text()).get(name, math.nan)
+            if not math.isnan(value):
+                ranks[step] = -value if name.endswith("loss") else value
+    return max(ranks, key=ranks.__getitem__) if ranks else None
+
+
+def infer(config: Mapping[str, Any], class_names: tuple[str, ...]) -> Inferred:
+    """The model's settings and how its images are prepared, from a run's config."""
+    model = {
+        name: value for name, value in config["model"].items() if name not in _NOT_MODEL
+    }
+    settings = variants.resolve(**model)
+    data, evals = config["data"], config["evals"]
+    channels = settings["channels"]
+    resize = next((entry.get("resize", 0) for entry in evals.values()), 0)
+    preprocessing = Preprocessing(
+        image_size=settings["image_size"],
+        mean=_channels(data["mean"], channels),
+        std=_channels(data["std"], channels),
+        resize=resize,
+        interpolation="bilinear",
+    )
+    return Inferred(settings, (), preprocessing, class_names)
+
+
+def _channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    return tuple(values) * channels if len(values) == 1 else tuple(values)
+
+
+def read_class_names(path: str) -> tuple[str, ...]:
+    """The names that training wrote beside the config, or none."""
+    file = _folder(path) / "classes.txt"
+    return tuple(file.read_text().splitlines()) if file.exists() else ()
+
+
+def open_leaves(
+    path: str, step: int, *, ema: bool = False
+) -> tuple[dict[str, Leaf], Arrays]:
+    """Parameters of a checkpoint by path (``encoder/...``), not read yet.
+
+    Raises:
+      WeightsError: the checkpoint has no such parameters, or is damaged.
+    """
+    import tensorstore as ts
+
+    state = f"{_folder(path).absolute() / 'checkpoints' / str(step) / 'state'}/"
+    base = state if "://" in state else f"file://{state}"
+    kvstore = {"driver": "ocdbt", "base": base}
+    part = "ema." if ema else "params."
+    try:
+        keys = [
+            key.decode() for key in ts.KvStore.open(kvstore).result().list().result()
+        ]
+        arrays = {
+            name.removeprefix(part).removesuffix("/.zarray"): ts.open(
+                {
+                    "driver": "zarr",
+                    "kvstore": kvstore | {"path": name[: -len(".zarray")]},
+                }
+            ).result()
+            for name in keys
+            if name.startswith(part) and name.endswith("/.zarray")
+        }
+    except (ValueError, OSError) as error:
+        line = str(error).splitlines()[0][:200]
+        raise WeightsError(
+            f"{path}: checkpoint {step} cannot be read: {line}"
+        ) from None
+    if not arrays:
+        what = "moving average of the parameters" if ema else "parameters"
+        raise WeightsError(f"{path}: checkpoint {step} has no {what}")
+    counter = Arrays(path, {})
+
+    def leaf(array: Any) -> Leaf:
+        def read(index: tuple[slice, ...]) -> np.ndarray:
+            numbers = np.asarray(array[index].read().result(), np.float32)
+            counter.bytes_read += numbers.nbytes
+            return numbers
+
+        return Leaf(tuple(array.shape), read)
+
+    leaves = {name.replace(".", "/"): leaf(array) for name, array in arrays.items()}
+    return leaves, counter
+
+
+def read_card(path: str, step: int, inferred: Inferred) -> Card:
+    """What to say beside weights of this run."""
+    config = read_config(path)
+    dataset = config["data"]["name"]
+    del config["data"]["dir"]  # of this machine, and nobody else's business
+    meta = _folder(path) / "checkpoints" / str(step) / "meta" / "metadata"
+    metrics: dict[str, float] = {}
+    if meta.exists():
+        metrics = json.loads(meta.read_text()).get("evaluations", {})
+    return Card(
+        name=pathlib.PurePath(str(path)).name,
+        preprocessing=inferred.preprocessing,
+        class_names=inferred.class_names,
+        config=config,
+        dataset=dataset,
+        metrics=metrics,
+    )
