@@ -12,8 +12,6 @@ from tests import training
 from vit_jax.checkpoint import (
     CheckpointError,
     Checkpoints,
-    find_state,
-    restore_params,
 )
 
 
@@ -171,63 +169,9 @@ def test_reading_makes_no_directory(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    """A work directory with steps 9 and 10, and the parameters of step 10."""
-    folder = tmp_path_factory.mktemp("run")
-    state = trained(1)
-    checkpoints = Checkpoints(folder / "checkpoints", keep=2)
-    checkpoints.save(9, parts_on(1).init(), {})
-    checkpoints.save(10, state, {})
-    checkpoints.close()
-    return folder, training.host(state.params)
-
-
-@pytest.mark.parametrize("place", ["", "checkpoints", "checkpoints/10"])
-def test_parameters_alone_come_from_any_of_these_places(workdir, place):
-    folder, expected = workdir
-    params = restore_params(str(folder / place), parts_on(8).state_shapes.params)
-    assert training.same_bits(params, expected)
-    assert not all(
-        leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(params)
-    )
-
-
-def test_an_earlier_step_may_be_named(workdir):
-    folder, newest = workdir
-    params = restore_params(
-        str(folder / "checkpoints" / "9"), parts_on(1).state_shapes.params
-    )
-    assert training.same_bits(params, parts_on(1).init().params)
-    assert not training.same_bits(params, newest)
-
-
-def test_every_difference_is_named(workdir):
-    folder, _ = workdir
-    wanted = parts_on(1, "model.width=32", "model.pre_logits=-1").state_shapes.params
-    with pytest.raises(CheckpointError) as caught:
-        restore_params(str(folder), wanted)
-    text = str(caught.value)
-    assert "encoder/pre_logits/kernel is missing" in text
-    assert "encoder/head/kernel is (16, 10), the model's (32, 10)" in text
-    assert "encoder/blocks/attention/query/kernel is (2, 16," in text
-    unlike = {"encoder": {"head": wanted["encoder"]["head"]}}
-    with pytest.raises(CheckpointError, match=r"embedding/kernel is not in the model"):
-        restore_params(str(folder), unlike)
-
-
-def test_a_path_without_checkpoints(tmp_path):
-    for path in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(
-            CheckpointError, match=r"no checkpoint in '.*'; name a work"
-        ):
-            find_state(str(path))
-
-
 def test_a_step_that_was_cut_short_is_not_the_newest(tmp_path):
     fill(tmp_path / "c", [0.1], keep=1).close()
     shutil.copytree(tmp_path / "c" / "1", tmp_path / "c" / "2.orbax-checkpoint-tmp")
-    assert find_state(str(tmp_path / "c")).parent.name == "1"
     again = Checkpoints(tmp_path / "c", keep=1)
     assert again.latest() == 1
     again.close()

@@ -14,7 +14,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "configs"
 NAMES = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem != "base")
 I21K = ("Ti/16", "S/32", "S/16", "B/32", "B/16", "L/16")
 SPECS = [
-    *NAMES,
+    *(name for name in NAMES if name != "transfer"),  # its model is in some weights
     "digits:Ti/2",
     *(f"vit_i21k:{size}" for size in I21K),
 ]
@@ -134,3 +134,39 @@ def test_digits():
     assert config.data.augment.flip is False
     assert config.model.dtype == "float32"
     assert load("digits:Ti/2").model.width is None
+
+
+@pytest.mark.parametrize(
+    ("dataset", "steps", "warmup", "learning_rate", "crop"),
+    [
+        ("imagenet2012", 20_000, 500, 0.03, "inception"),
+        ("cifar10", 10_000, 500, 0.003, "random"),
+        ("cifar100", 10_000, 500, 0.01, "random"),
+        ("oxford_iiit_pet", 500, 100, 0.003, "inception"),
+        ("oxford_flowers102", 500, 100, 0.003, "inception"),
+    ],
+)
+def test_transfer(dataset, steps, warmup, learning_rate, crop):
+    """big_vision's configs/transfer.py: its header's best values for AugReg B/32."""
+    config = load(f"transfer:{dataset}")
+    assert config.model.variant == "source" and config.model.image_size == (384, 384)
+    assert config.train.batch_size == 512
+    assert config.train.duration.steps == steps
+    assert config.schedule.name == "cosine"
+    assert config.schedule.warmup.steps == warmup
+    assert config.schedule.final == 0.0
+    assert config.optim.name == "sgd" and config.optim.momentum == 0.9
+    assert config.optim.learning_rate == learning_rate
+    assert config.optim.weight_decay == 0.0 and config.optim.clip_norm == 1.0
+    assert config.objective.loss == "softmax" and config.model.head_bias == 0.0
+    assert config.data.augment.crop == crop
+    assert config.data.augment.resize == (448, 448) and config.data.augment.flip
+    assert config.data.augment.mixup == 0.0
+    assert config.evals.val.resize == 448
+    problems = configs.check(config, facts=None, num_devices=8)
+    assert len(problems) == 1 and "model.init_from" in problems[0]
+
+
+def test_transfer_names_its_data_sets():
+    with pytest.raises(ValueError, match=r"'mnist' is unknown; known: imagenet2012"):
+        load("transfer:mnist")

@@ -17,7 +17,7 @@ from vit_jax import cli, metrics, setup
 from vit_jax.checkpoint import CheckpointError, Checkpoints
 from vit_jax.config import ConfigError
 from vit_jax.evaluate import evaluate
-from vit_jax.train import NonFiniteError, restore_or_init, train
+from vit_jax.train import NonFiniteError, train
 
 TIMES = ("train/img_per_sec", "train/data_wait", "train/mfu")
 
@@ -242,37 +242,6 @@ def test_a_huge_learning_rate(tmp_path):
         if path.name.isdigit():
             state = restored(tmp_path / "run", int(path.name))
             assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
-
-
-def test_parameters_from_another_run(finished, tmp_path):
-    source, _, _ = finished
-    config = training.tiny_config(f"model.init_from={source}")
-    parts = training.build(config)
-    checkpoints = Checkpoints(tmp_path / "none", keep=1)
-    said = []
-    with jax.set_mesh(parts.mesh):
-        state, step, _ = restore_or_init(config, parts, checkpoints, said.append)
-    checkpoints.close()
-    expected = restored(source, 8, changes=["train.ema=0.9"])
-    assert step == 0 and int(state.step) == 0
-    assert training.same_bits(state.params, expected.params)
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves(state.opt_state))
-    assert said == [f"parameters taken from {source}"]
-    result, text = run(tmp_path / "run", f"model.init_from={source}")
-    assert "parameters taken from" in text and result.trained_steps == 8
-    first = next(row for row in rows(tmp_path / "run") if "train/loss" in row)
-    source_first = next(row for row in rows(source) if "train/loss" in row)
-    assert first["train/loss"] < source_first["train/loss"]
-
-
-def test_parameters_that_are_not_there_or_do_not_fit(finished, tmp_path):
-    source, _, _ = finished
-    with pytest.raises(CheckpointError, match=r"no checkpoint in"):
-        run(tmp_path / "run", f"model.init_from={tmp_path / 'absent'}")
-    assert not (tmp_path / "run").exists()
-    with pytest.raises(CheckpointError, match=r"does not fit the model: .*head/kernel"):
-        run(tmp_path / "run", f"model.init_from={source}", "model.width=32")
-    assert not (tmp_path / "run").exists()
 
 
 def test_only_a_result_of_this_step_makes_a_checkpoint_the_best(tmp_path):

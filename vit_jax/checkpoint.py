@@ -8,7 +8,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
@@ -142,83 +141,3 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for saves under way and frees threads."""
         self._manager.close()
-
-
-def find_state(path: str) -> epath.Path:
-    """The newest ``state`` directory under a work directory or a checkpoint.
-
-    ``path`` may be a work directory, its ``checkpoints`` or one step in there.
-
-    Raises:
-      CheckpointError: there is none.
-    """
-    root = epath.Path(path).expanduser()
-    if (root / "state").is_dir():
-        return (root / "state").absolute()
-    for folder in (root / "checkpoints", root):
-        if folder.is_dir():
-            steps = [
-                int(child.name) for child in folder.iterdir() if child.name.isdigit()
-            ]
-            if steps:
-                return (folder / str(max(steps)) / "state").absolute()
-    raise CheckpointError(
-        f"no checkpoint in {path!r}; name a work directory, its checkpoints folder or "
-        "one step in it"
-    )
-
-
-def check_params(path: str, abstract_params: Any) -> epath.Path:
-    """The ``state`` directory whose parameters have these names and shapes.
-
-    Raises:
-      CheckpointError: nothing is there, or names or shapes differ (all are listed).
-    """
-    state = find_state(path)
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        stored = checkpointer.metadata(state).item_metadata.tree["params"]
-    differences = _differences(stored, abstract_params)
-    if differences:
-        raise CheckpointError(
-            f"{path}: the checkpoint does not fit the model: " + "; ".join(differences)
-        )
-    return state
-
-
-def restore_params(path: str, abstract_params: Any) -> Any:
-    """Parameters alone, from another run, into the shardings of ``abstract_params``.
-
-    Raises:
-      CheckpointError: as `check_params`.
-    """
-    state = check_params(path, abstract_params)
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        abstract = {"params": abstract_params}
-        restored = checkpointer.restore(
-            state,
-            args=ocp.args.PyTreeRestore(
-                abstract,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
-                partial_restore=True,
-            ),
-        )
-    return restored["params"]
-
-
-def _differences(stored: Any, wanted: Any) -> list[str]:
-    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        return {
-            jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-            for path, leaf in leaves
-        }
-
-    have, want = shapes(stored), shapes(wanted)
-    missing = [f"{name} is missing" for name in want if name not in have]
-    unused = [f"{name} is not in the model" for name in have if name not in want]
-    other = [
-        f"{name} is {have[name]}, the model's {want[name]}"
-        for name in want
-        if name in have and have[name] != want[name]
-    ]
-    return missing + unused + other

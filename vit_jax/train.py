@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -12,8 +12,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from vit_jax import metrics as reporting
-from vit_jax import setup
-from vit_jax.checkpoint import Checkpoints, check_params, restore_params
+from vit_jax import setup, warm_start
+from vit_jax.checkpoint import Checkpoints
 from vit_jax.config import ConfigError, diff, snapshot, unsafe_changes
 from vit_jax.data.pipeline import train_batches
 from vit_jax.plan import chips
@@ -27,8 +27,13 @@ class NonFiniteError(ArithmeticError):
     """Training diverged; the message names the step and the last good checkpoint."""
 
 
-def save_config(config: ConfigDict, workdir: epath.Path) -> None:
+def save_config(
+    config: ConfigDict, workdir: epath.Path, class_names: Sequence[str] | None = None
+) -> None:
     """Writes ``config.json``, or checks that it asks for the same run as the one there.
+
+    ``classes.txt`` beside it has the names of the classes, a line each, for whoever
+    uses the weights where the data set is not.
 
     Raises:
       ConfigError: another run is in this directory; the differences are listed.
@@ -49,6 +54,8 @@ def save_config(config: ConfigDict, workdir: epath.Path) -> None:
         if not diff(old["config"], new["config"]):
             return
     workdir.mkdir(parents=True, exist_ok=True)
+    if class_names:
+        (workdir / "classes.txt").write_text("\n".join(class_names) + "\n")
     temporary = workdir / "config.json.tmp"
     temporary.write_text(json.dumps(new, indent=2))
     temporary.replace(path)
@@ -126,14 +133,11 @@ class Pending:
         return bool(self._steps)
 
 
-def check_source(config: ConfigDict, parts: setup.Parts, workdir: epath.Path) -> None:
-    """Before a new run writes anything: do the parameters it starts from fit?"""
-    if config.model.init_from and not (workdir / "config.json").exists():
-        check_params(config.model.init_from, parts.state_shapes.params)
-
-
 def restore_or_init(
-    config: ConfigDict, parts: setup.Parts, checkpoints: Checkpoints, say: Callable
+    parts: setup.Parts,
+    checkpoints: Checkpoints,
+    source: warm_start.WarmStart | None,
+    say: Callable,
 ) -> tuple[Any, int, Scalars]:
     """The state to start from, its step, and the evaluations known at that step."""
     latest = checkpoints.latest()
@@ -142,12 +146,7 @@ def restore_or_init(
         say(f"resuming from step {latest:,} in {checkpoints.directory}")
         return state, latest, evaluations
     state = parts.init()
-    if config.model.init_from:
-        params = restore_params(config.model.init_from, parts.state_shapes.params)
-        ema = jax.tree.map(lambda leaf: leaf.copy(), params) if state.ema else {}
-        state = state.replace(params=params, ema=ema)
-        say(f"parameters taken from {config.model.init_from}")
-    return state, 0, {}
+    return state if source is None else source.load(state, say=say), 0, {}
 
 
 @contextlib.contextmanager
@@ -179,13 +178,15 @@ def train(config: ConfigDict, workdir: str, *, say: Callable = print) -> Result:
       NonFiniteError: the loss diverged; the last good checkpoint stays.
     """
     started = time.perf_counter()
+    folder = epath.Path(workdir).expanduser()
+    config = warm_start.adopt(config, folder)
     facts = setup.describe_data(config)
     config = setup.resolve(config, facts)
     steps = setup.resolve_steps(config, setup.num_train_examples(config, facts))
-    folder = epath.Path(workdir).expanduser()
     parts = setup.build_parts(config, steps)
-    check_source(config, parts, folder)
-    save_config(config, folder)
+    # Before a new run writes anything, and again if it died before its first save.
+    source = warm_start.prepare(config, parts.state_shapes.params, folder)
+    save_config(config, folder, facts.class_names)
     checkpoints = Checkpoints(
         folder / "checkpoints",
         keep=config.checkpoint.keep,
@@ -193,7 +194,7 @@ def train(config: ConfigDict, workdir: str, *, say: Callable = print) -> Result:
     )
     with contextlib.ExitStack() as stack, jax.set_mesh(parts.mesh):
         stack.callback(checkpoints.close)
-        state, start, known = restore_or_init(config, parts, checkpoints, say)
+        state, start, known = restore_or_init(parts, checkpoints, source, say)
         if start < steps.total:
             say(reporting.parameter_overview(state.params))
             say(headline(config, facts, parts, steps))

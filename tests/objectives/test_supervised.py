@@ -81,6 +81,27 @@ def test_predictions():
     )
 
 
+def test_predictions_of_two_heads_and_another_image_size():
+    model = encoder(
+        cls_token=True, distillation="head", pool="cls", dynamic_size=True, rope="axial"
+    )
+    for index, head in enumerate((model.head, model.head_distillation)):
+        key = jax.random.key(index)
+        head.kernel[...] = jax.random.normal(key, head.kernel.shape)
+    objective = Supervised(encoder=model, loss="softmax", label_smoothing=0.0)
+    images = tiny.images(image_size=(20, 30))
+    predicted = objective.predict(images)
+    tokens = model.tokens(images)
+    np.testing.assert_allclose(predicted["features"], tokens[:, 0], rtol=1e-5)
+    wanted = (model.head(tokens[:, 0]) + model.head_distillation(tokens[:, 1])) / 2
+    np.testing.assert_allclose(predicted["logits"], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_head_is_needed():
+    with pytest.raises(ValueError, match=r"num_classes must be at least 1, got 0"):
+        Supervised(encoder=encoder(num_classes=0), loss="softmax", label_smoothing=0.0)
+
+
 def test_training_costs_three_forward_passes():
     model = encoder()
     objective = Supervised(encoder=model, loss="softmax", label_smoothing=0.0)
