@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .SUFFIXES:
 
 WORKDIR ?= runs/digits
+# Files side by side: the tests of one file share what they compile.
+PARALLEL ?= -n auto --maxprocesses=4 --dist=loadfile
 ARGS ?=
 
 VENV := .venv
@@ -64,8 +66,8 @@ train: $(STAMP) ## train a small ViT on scikit-learn's digits (CPU, no download)
 	$(BIN)/vit-jax train --config=configs/digits.py --workdir=$(WORKDIR) $(ARGS)
 
 .PHONY: test
-test: $(STAMP) ## run the tests on 8 simulated devices
-	$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## run the tests on 8 simulated devices, some files at a time
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 .PHONY: test-slow
 test-slow: $(STAMP) ## run the long tests, which make test leaves out

@@ -84,6 +84,14 @@ def test_heads_are_where_torch_has_them():
     same_bits(ours[2, 1], out[:, 2 * DH + 1])
 
 
+@pytest.mark.parametrize("name", [name for name in CODECS if "heads" in name])
+def test_projections_have_their_number_of_axes(name):
+    codec, theirs, _ = CODECS[name]
+    for shape in ((1, *theirs), (*theirs, 1)):
+        with pytest.raises(ValueError):
+            codec.decode(random(*shape))
+
+
 ROWS = [
     Row(
         "blocks.{i}.qkv",

@@ -1,5 +1,6 @@
 """Conversions between layouts of parameters; each returns views when decoding."""
 
+import functools
 import math
 
 import numpy as np
@@ -43,43 +44,17 @@ def heads_bias(num_heads: int) -> Codec:
 
 def heads_out(num_heads: int) -> Codec:
     """``[width, heads * head_dim]`` and our output projection ``[H, Dh, width]``."""
-
-    def decode(array: np.ndarray) -> tuple[np.ndarray, ...]:
-        view = array.reshape(array.shape[0], num_heads, -1)
-        return (view.transpose(1, 2, 0),)
-
-    def encode(kernel: np.ndarray) -> np.ndarray:
-        return kernel.transpose(2, 0, 1).reshape(kernel.shape[2], -1)
-
-    return Codec(decode, encode)
+    return Codec(functools.partial(_split_columns, num_heads), _join_columns)
 
 
 def packed_heads_in(num_heads: int, parts: int) -> Codec:
     """``[parts * heads * head_dim, width]``: query, key, value packed in this order."""
-
-    def decode(array: np.ndarray) -> tuple[np.ndarray, ...]:
-        view = array.reshape(parts, num_heads, -1, array.shape[1])
-        return tuple(part.transpose(2, 0, 1) for part in view)
-
-    def encode(*kernels: np.ndarray) -> np.ndarray:
-        flat = [
-            kernel.transpose(1, 2, 0).reshape(-1, len(kernel)) for kernel in kernels
-        ]
-        return np.concatenate(flat)
-
-    return Codec(decode, encode)
+    return Codec(functools.partial(_split_rows, num_heads, parts), _join_rows)
 
 
 def packed_heads_bias(num_heads: int, parts: int) -> Codec:
     """``[parts * heads * head_dim]``: biases of query, key, value packed likewise."""
-
-    def decode(array: np.ndarray) -> tuple[np.ndarray, ...]:
-        return tuple(array.reshape(parts, num_heads, -1))
-
-    def encode(*biases: np.ndarray) -> np.ndarray:
-        return np.concatenate([bias.reshape(-1) for bias in biases])
-
-    return Codec(decode, encode)
+    return Codec(functools.partial(_split_biases, num_heads, parts), _join_biases)
 
 
 def packed_dense(parts: int) -> Codec:
@@ -87,12 +62,46 @@ def packed_dense(parts: int) -> Codec:
 
     Also of biases, ``[parts * out]``.
     """
+    return Codec(functools.partial(_split_dense, parts), _join_dense)
 
-    def decode(array: np.ndarray) -> tuple[np.ndarray, ...]:
-        view = array.reshape(parts, -1, *array.shape[1:])
-        return tuple(part.T for part in view)
 
-    def encode(*kernels: np.ndarray) -> np.ndarray:
-        return np.concatenate([kernel.T for kernel in kernels])
+def _split_columns(num_heads: int, array: np.ndarray) -> tuple[np.ndarray, ...]:
+    width, _ = array.shape
+    return (array.reshape(width, num_heads, -1).transpose(1, 2, 0),)
 
-    return Codec(decode, encode)
+
+def _join_columns(kernel: np.ndarray) -> np.ndarray:
+    return kernel.transpose(2, 0, 1).reshape(kernel.shape[2], -1)
+
+
+def _split_rows(
+    num_heads: int, parts: int, array: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    _, width = array.shape
+    view = array.reshape(parts, num_heads, -1, width)
+    return tuple(part.transpose(2, 0, 1) for part in view)
+
+
+def _join_rows(*kernels: np.ndarray) -> np.ndarray:
+    flat = [kernel.transpose(1, 2, 0).reshape(-1, len(kernel)) for kernel in kernels]
+    return np.concatenate(flat)
+
+
+def _split_biases(
+    num_heads: int, parts: int, array: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    (size,) = array.shape
+    return tuple(array.reshape(parts, num_heads, size // (parts * num_heads)))
+
+
+def _join_biases(*biases: np.ndarray) -> np.ndarray:
+    return np.concatenate([bias.reshape(-1) for bias in biases])
+
+
+def _split_dense(parts: int, array: np.ndarray) -> tuple[np.ndarray, ...]:
+    view = array.reshape(parts, -1, *array.shape[1:])
+    return tuple(part.T for part in view)
+
+
+def _join_dense(*kernels: np.ndarray) -> np.ndarray:
+    return np.concatenate([kernel.T for kernel in kernels])

@@ -25,7 +25,7 @@ from vit_jax.weights import (
     timm,
     workdir,
 )
-from vit_jax.weights.base import Card, Writer
+from vit_jax.weights.base import Card
 from vit_jax.weights.files import WeightsError
 from vit_jax.weights.foreign import NotChecked
 from vit_jax.weights.load import Record, load, open_checkpoint
@@ -46,6 +46,7 @@ class Target:
         them. Raises NotChecked where the library is absent.
       suffix: of the file's name; "" for a folder.
       tolerance: the largest difference of outputs.
+      batch: sizes that are taken, in a word.
       require: raises WeightsError where something is missing to write it; is given the
         command, the source and ``say``.
     """
@@ -54,6 +55,7 @@ class Target:
     run: Callable[[pathlib.Path, foreign.Images], foreign.Outputs]
     suffix: str = ""
     tolerance: float = 1e-4
+    batch: str = "batch"
     require: Callable[[Sequence[str], str, Say], None] = lambda *_: None
 
 
@@ -73,11 +75,13 @@ class Parameters(Mapping[str, np.ndarray]):
         return len(self._arrays)
 
 
-def _writer(format: Writer) -> Callable[[pathlib.Path, ViT, Card], None]:
-    def write(path: pathlib.Path, model: ViT, card: Card) -> None:
-        format.write(path, serving.settings_of(model), Parameters(model), card)
+def _of_model(write: Callable[..., None]) -> Callable[[pathlib.Path, ViT, Card], None]:
+    """A format's writer of settings and parameters as one of a model."""
 
-    return write
+    def write_model(path: pathlib.Path, model: ViT, card: Card) -> None:
+        write(path, serving.settings_of(model), Parameters(model), card)
+
+    return write_model
 
 
 def _require_jax2onnx(command: Sequence[str], source: str, say: Say) -> None:
@@ -97,15 +101,20 @@ def _require_tensorflow(command: Sequence[str], source: str, say: Say) -> None:
 
 
 TARGETS = {
-    "npz": Target(_writer(original_npz), foreign.run_reloaded, ".npz"),
-    "big_vision": Target(_writer(big_vision_npz), foreign.run_reloaded, ".npz"),
-    "timm": Target(_writer(timm), foreign.run_timm),
-    "huggingface": Target(_writer(huggingface), foreign.run_transformers),
+    "npz": Target(_of_model(original_npz.write), foreign.run_reloaded, ".npz"),
+    "big_vision": Target(_of_model(big_vision_npz.write), foreign.run_reloaded, ".npz"),
+    "timm": Target(_of_model(timm.write), foreign.run_timm),
+    "huggingface": Target(_of_model(huggingface.write), foreign.run_transformers),
     "stablehlo": Target(stablehlo.write, stablehlo.run),
     "savedmodel": Target(savedmodel.write, savedmodel.run, require=_require_tensorflow),
     "onnx": Target(onnx.write, onnx.run, ".onnx", require=_require_jax2onnx),
     "litert": Target(
-        litert.write, litert.run, ".tflite", 1e-3, require=_require_tensorflow
+        litert.write,
+        litert.run,
+        ".tflite",
+        tolerance=1e-3,
+        batch="1",
+        require=_require_tensorflow,
     ),
 }
 SINGLE_FILE = {
@@ -147,6 +156,10 @@ def export(
       WeightsError: the source cannot be read, the format has no place for the model,
         something is missing, the output exists, or the outputs differ.
     """
+
+    def tell(line: str) -> None:
+        say(_printable(line))
+
     target = _find(to, single_file)
     place = _check_place(output, target)
     if (run := workdir.locate(source)) is not None:
@@ -154,11 +167,16 @@ def export(
     reading = {"num_heads": num_heads, "image_size": image_size}
     opened = open_checkpoint(source, **reading, step=step, ema=ema)
     reading["num_classes"] = num_classes
-    flags = {"licence": licence} | ({"step": step, "ema": ema} if run else reading)
-    target.require(_command(source, output, to, flags), source, say)
+    flags = {"to": to, "licence": licence or None}
+    if run and set(reading.values()) == {None}:
+        flags |= {"workdir": source, "output": output, "step": step, "ema": ema}
+        command = ["export", *_flags(flags)]
+    else:
+        command = ["convert", source, output, *_flags(flags | reading)]
+    target.require(command, source, tell)
     model, record = load(source, **reading, step=step, ema=ema)
     for line in _surprises(record):
-        say(line)
+        tell(line)
     card = dataclasses.replace(
         opened.card,
         preprocessing=record.preprocessing,
@@ -166,10 +184,10 @@ def export(
         licence=licence,
     )
     difference, verdict, files = _write(target, place, model, card)
-    say(f"wrote {output}: {files}")
-    say(f"input: {_input(model, card)}")
-    say(f"output: {_output(model, card)}")
-    say(verdict)
+    tell(f"wrote {output}: {files}")
+    for line in _description(target, model, card):
+        tell(line)
+    tell(verdict)
     return difference
 
 
@@ -199,20 +217,20 @@ def _check_place(output: str, target: Target) -> pathlib.Path:
     return place
 
 
-def _command(source: str, output: str, to: str, flags: Mapping[str, Any]) -> list[str]:
-    """The words after ``vit-jax`` that ask for an export."""
-    words = [
-        f"--{name}" if value is True else f"--{name}={_word(value)}"
-        for name, value in ({"to": to} | dict(flags)).items()
-        if value is not None and value is not False and value != ""
-    ]
-    if "step" in flags:
-        return ["export", f"--workdir={source}", f"--output={output}", *words]
-    return ["convert", source, output, *words]
+def _flags(values: Mapping[str, Any]) -> Iterator[str]:
+    """Values as the command line has them."""
+    for name, value in values.items():
+        if isinstance(value, tuple):
+            value = "x".join(map(str, value))
+        if value is True:
+            yield f"--{name}"
+        elif value is not None and value is not False:
+            yield f"--{name}={value}"
 
 
-def _word(value: Any) -> str:
-    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+def _printable(line: str) -> str:
+    """Names come from files and may hold anything."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def _surprises(record: Record) -> Iterator[str]:
@@ -276,16 +294,14 @@ def _size(number: int) -> str:
     return f"{number} bytes"
 
 
-def _input(model: ViT, card: Card) -> str:
-    shape = ", ".join(map(str, serving.image_shape(model)))
+def _description(target: Target, model: ViT, card: Card) -> Iterator[str]:
+    """A line each for what goes in and what comes out."""
+    shape = ", ".join(map(str, (target.batch, *serving.image_shape(model))))
     how = serving.preparation(card.preprocessing)
-    return f"float32 [batch, {shape}] (height, width, channels); {how}"
-
-
-def _output(model: ViT, card: Card) -> str:
+    yield f"input: float32 [{shape}] (height, width, channels last); {how}"
+    shape = f"{target.batch}, {serving.output_width(model)}"
     names = f"; classes: {_some(card.class_names)}" if card.class_names else ""
-    width = serving.output_width(model)
-    return f"{serving.output_name(model)}, float32 [batch, {width}]{names}"
+    yield f"output: {serving.output_name(model)}, float32 [{shape}]{names}"
 
 
 def compare(target: Target, path: pathlib.Path, model: ViT) -> tuple[float, float, str]:

@@ -7,6 +7,7 @@ by the file's own length.
 
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -103,32 +104,34 @@ def read_json(text: bytes | str, name: pathlib.Path) -> dict[str, Any]:
     Raises:
       WeightsError: it is none.
     """
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise ValueError("a key is in it twice")
-        return found
-
-    def finite(number: str) -> float:
-        if not math.isfinite(float(number)):
-            raise ValueError(f"{number[:20]} is not a finite number")
-        return float(number)
-
-    def whole(number: str) -> int | float:
-        return int(number) if len(number) < 20 else finite(number)
-
     with parsing(name, "JSON"):
         content = json.loads(
             text,
-            object_pairs_hook=once,
-            parse_float=finite,
-            parse_int=whole,
-            parse_constant=finite,
+            object_pairs_hook=_once,
+            parse_float=_finite,
+            parse_int=_integer,
+            parse_constant=_finite,
         )
     if not isinstance(content, dict):
         raise WeightsError(f"{name}: not a JSON object")
     return content
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is in it twice")
+    return found
+
+
+def _finite(number: str) -> float:
+    if not math.isfinite(float(number)):
+        raise ValueError(f"{number[:20]} is not a finite number")
+    return float(number)
+
+
+def _integer(number: str) -> int | float:
+    return int(number) if len(number) < 20 else _finite(number)
 
 
 def check_total(file: pathlib.Path, arrays: int, size: int) -> None:
@@ -282,21 +285,25 @@ def _open_npy(
     if member.compress_type == zipfile.ZIP_STORED:
         offset = stored_at(member, mapped) + start
         return np.ndarray(shape, dtype, mapped, offset=offset, order=order)
+    find = functools.partial(np.ndarray, shape, dtype, offset=start, order=order)
+    return Packed(shape, dtype, functools.partial(_unpack, file, member, find))
 
-    def unpack() -> np.ndarray:
-        content = mmap.mmap(-1, member.file_size)  # is given back to the system at once
-        with (
-            parsing(file, "npz"),
-            open_zip(file) as again,
-            again.open(member) as handle,
-        ):
-            for first in range(0, len(content), _CHUNK):
-                piece = memoryview(content)[first : first + _CHUNK]
-                if handle.readinto(piece) != len(piece):
-                    raise WeightsError(f"{where} is cut short; it is damaged")
-        return np.ndarray(shape, dtype, content, offset=start, order=order)
 
-    return Packed(shape, dtype, unpack)
+def _unpack(
+    file: pathlib.Path, member: zipfile.ZipInfo, find: Callable[..., np.ndarray]
+) -> np.ndarray:
+    """The array of a compressed member; its checksum is compared."""
+    content = mmap.mmap(-1, member.file_size)  # is given back to the system at once
+    with (
+        parsing(file, "npz"),
+        open_zip(file) as archive,
+        archive.open(member) as packed,
+    ):
+        for first in range(0, len(content), _CHUNK):
+            piece = memoryview(content)[first : first + _CHUNK]
+            if packed.readinto(piece) != len(piece):
+                raise ValueError(f"{member.filename!r} is cut short")
+    return find(buffer=content)
 
 
 def _read_header(where: str, head: io.BytesIO) -> tuple[tuple, bool, np.dtype]:

@@ -7,6 +7,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -39,7 +41,7 @@ def import_library(name: str, *, pip: str | None = None) -> Any:
 
 def _reason(name: str, error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{name} cannot be imported: {lines[0] if lines else error!r}"
+    return f"{name} cannot be imported: {lines[0] if lines else repr(error)}"
 
 
 def run_timm(path: pathlib.Path, images: Images) -> Outputs:
@@ -95,8 +97,6 @@ def _channels_first(torch: Any, images: Images) -> Any:
 
 def run_reloaded(path: pathlib.Path, images: Images) -> Outputs:
     """Logits, or features without a head, of the file loaded again."""
-    import jax
-
     model, _ = load(str(path), image_size=images.shape[1:3])
     with jax.default_matmul_precision("highest"):
-        return np.asarray(model(images)), "vit_jax, loaded again"
+        return np.asarray(model(jnp.asarray(images))), "vit_jax, loaded again"

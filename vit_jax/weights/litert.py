@@ -36,7 +36,7 @@ def write(path: pathlib.Path, model: ViT, card: Card) -> None:
             f"parameters are {size / 2**30:.1f} GiB; choose another --to"
         )
     tf = import_tensorflow()
-    apply = functools.partial(serving.as_function(model, unrolled=True), constants)
+    apply = functools.partial(serving.as_unrolled_function(model), constants)
     compute = embed(apply, serving.image_shapes(model, batch=1))
 
     def serve(images: Any) -> dict[str, Any]:

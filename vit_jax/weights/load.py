@@ -130,6 +130,7 @@ def open_checkpoint(
         )
     inferred = FORMATS[name].infer(arrays, num_heads=num_heads, image_size=image_size)
     settings = complete(inferred.settings)
+    inferred = _per_channel(inferred, settings["channels"])
     check_model(path, settings, inferred.preprocessing)
     leaves = decode(arrays, inferred.rows, settings["depth"]) | dict(inferred.implied)
     decoder_leaves = {}
@@ -145,6 +146,17 @@ def open_checkpoint(
     return Checkpoint(
         name, settings, leaves, {}, decoder_leaves, arrays, inferred, card
     )
+
+
+def _per_channel(inferred: Inferred, channels: int) -> Inferred:
+    """One mean and deviation a channel, where a format has the same for all three."""
+    old = inferred.preprocessing
+    if len(old.mean) == channels or len({*old.mean}) > 1 or len({*old.std}) > 1:
+        return inferred
+    new = dataclasses.replace(
+        old, mean=old.mean[:1] * channels, std=old.std[:1] * channels
+    )
+    return dataclasses.replace(inferred, preprocessing=new)
 
 
 def _open_workdir(path: str, step: int | str, ema: bool) -> Checkpoint:

@@ -145,6 +145,10 @@ def _decoder(
     if not _published(arrays):
         return None
     stack = _stack(arrays, "decoder_blocks.")
+    if stack["width"] not in DECODER_HEADS:
+        raise WeightsError(
+            f"{arrays.name}: the decoder's embedding and its blocks differ in width"
+        )
     return {
         "grid": grid,
         "patch_size": patch_size,

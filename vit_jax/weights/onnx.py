@@ -81,7 +81,7 @@ def write(path: pathlib.Path, model: ViT, card: Card) -> None:
         name: np.asarray(array)
         for name, array in serving.name_parameters(model).items()
     }
-    apply = serving.as_function(model, unrolled=True)
+    apply = serving.as_unrolled_function(model)
     proto = to_onnx(
         lambda images: apply(constants, images),
         inputs=[

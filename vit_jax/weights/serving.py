@@ -6,6 +6,7 @@ products in full precision on every device, and has nothing of training in it.
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,15 +17,15 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from vit_jax.models.vit import ViT
-from vit_jax.weights.base import Card, Preprocessing
+from vit_jax.weights.base import Card, Params, Preprocessing
 from vit_jax.weights.build import by_path
+from vit_jax.weights.table import BLOCKS
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 # Of any model, whatever it was trained with.
 FOR_INFERENCE = {"attention": "xla", "dtype": "float32", "remat": "none"}
 
-Params = Mapping[str, Array]
 Function = Callable[[Params, Float[Array, "B H W C"]], Float[Array, "B K"]]
 
 
@@ -42,31 +43,65 @@ def settings_of(model: ViT) -> dict[str, Any]:
     }
 
 
-def as_function(model: ViT, *, unrolled: bool = False) -> Function:
+def as_function(model: ViT) -> Function:
     """The model as a function of ``(params, images)`` that only computes.
 
     Args:
       model: its values are not used; ``params`` are by the names of
         `name_parameters`.
-      unrolled: the blocks are written out, for those who optimise no loops.
 
     Returns:
       A function of parameters and normalised images ``[B, H, W, C]``; its result is
       logits ``[B, K]``, of a model without a head its features.
     """
-    settings = settings_of(model) | FOR_INFERENCE
-    make = functools.partial(ViT, **settings)
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: make(key=jax.random.key(0))))
-    treedef = jax.tree.structure(nnx.to_pure_dict(state))
-    names = tuple(name_parameters(model))
+    build = _builder(settings_of(model))
 
     def apply(params: Params, images: jax.Array) -> jax.Array:
-        tree = treedef.unflatten([params[name] for name in names])
-        # Without jit a scan is a loop of Python, which tracing writes out.
-        with jax.default_matmul_precision("highest"), jax.disable_jit(unrolled):
-            return nnx.merge(graphdef, tree)(images)
+        with jax.default_matmul_precision("highest"):
+            return build(params)(images)
 
     return apply
+
+
+def as_unrolled_function(model: ViT) -> Function:
+    """The same with the blocks written out, for those who optimise no loops.
+
+    Parameters that are constants are cut into layers before anyone sees them.
+    """
+    build = _builder(settings_of(model) | {"depth": 1})
+
+    def layer(params: Params, index: int) -> ViT:
+        return build(
+            {
+                name: leaf[index : index + 1] if name.startswith(BLOCKS) else leaf
+                for name, leaf in params.items()
+            }
+        )
+
+    def apply(params: Params, images: jax.Array) -> jax.Array:
+        *others, last = (layer(params, index) for index in range(model.depth))
+        # Without jit a scan, here of one block, is written out too.
+        with jax.default_matmul_precision("highest"), jax.disable_jit():
+            tokens = last.embed(images)
+            for other in others:
+                other.norm = None
+                tokens = other.encode(tokens)
+            return last.logits(last.encode(tokens))
+
+    return apply
+
+
+def _builder(settings: Mapping[str, Any]) -> Callable[[Params], ViT]:
+    """Makes models of named parameters."""
+    make = functools.partial(ViT, **{**settings, **FOR_INFERENCE})
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: make(key=jax.random.key(0))))
+    tree = nnx.to_pure_dict(state)
+    treedef, names = jax.tree.structure(tree), tuple(by_path(tree))
+
+    def build(params: Params) -> ViT:
+        return nnx.merge(graphdef, treedef.unflatten([params[name] for name in names]))
+
+    return build
 
 
 def image_shape(model: ViT) -> tuple[int, int, int]:
@@ -100,8 +135,8 @@ def output_width(model: ViT) -> int:
 
 
 def describe(model: ViT, card: Card) -> dict[str, Any]:
-    """What a program needs to know to use the model, as JSON."""
-    return {
+    """What a program needs to know to use the model, as a JSON object."""
+    content = {
         "name": card.name,
         "input": {
             "name": "images",
@@ -125,6 +160,8 @@ def describe(model: ViT, card: Card) -> dict[str, Any]:
         "source": card.source,
         "config": dict(card.config),
     }
+    # JSON has no NaN, and a diverged run's results have.
+    return json.loads(json.dumps(content, default=str), parse_constant=str)
 
 
 def preparation(how: Preprocessing) -> str:

@@ -5,6 +5,7 @@ Decoding makes views only: nothing is read before a parameter's slice is asked f
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -120,40 +121,63 @@ def _sources(arrays: Arrays, row: Row, depth: int) -> list[Source]:
     return [(row.theirs, layer) for layer in range(depth)]
 
 
+View = Callable[[Callable[[str], np.ndarray], Source], np.ndarray]
+
+
 def _leaf(arrays: Arrays, row: Row, position: int, sources: Sequence[Source]) -> Leaf:
     """A leaf over the views of its layers, or over the only view."""
     path = row.ours[position]
-    in_stack = path.startswith(BLOCKS)
-
-    def view(find: Callable[[str], np.ndarray], source: Source) -> np.ndarray:
-        name, layer = source
-        array = find(name) if layer is None else find(name)[layer]
-        return row.codec.decode(array)[position]
-
-    def read(index: tuple[slice, ...]) -> np.ndarray:
-        chosen, inside = (
-            (sources[index[0]], index[1:]) if in_stack else (sources, index)
-        )
-        sizes = [
-            len(range(size)[part]) for size, part in zip(shape, index, strict=True)
-        ]
-        array = np.empty(sizes, np.float32)
-        for layer, source in enumerate(chosen):
-            part = view(arrays.peek, source)[inside]
-            with np.errstate(all="ignore"):  # doubles beyond float32 become infinite
-                array[layer if in_stack else ...] = part
-            arrays.took(part.nbytes)
-        return array
-
+    view = functools.partial(_view, row, position)
     shapes = {_shape(arrays, row, source, view) for source in sources}
     if len(shapes) != 1:
         several = " and ".join(map(str, sorted(shapes)))
         raise WeightsError(f"{arrays.name}: {path} has layers of {several}")
-    shape = (len(sources),) * in_stack + shapes.pop()
-    return Leaf(shape, read)
+    shape = shapes.pop()
+    if not path.startswith(BLOCKS):
+        return Leaf(shape, functools.partial(_read, arrays, view, sources[0]))
+    read = functools.partial(_read_layers, arrays, view, sources)
+    return Leaf((len(sources), *shape), read)
 
 
-def _shape(arrays: Arrays, row: Row, source: Source, view: Callable) -> tuple[int, ...]:
+def _view(
+    row: Row, position: int, find: Callable[[str], np.ndarray], source: Source
+) -> np.ndarray:
+    """One of our parameters as a view of their array."""
+    name, layer = source
+    array = find(name) if layer is None else find(name)[layer]
+    return row.codec.decode(array)[position]
+
+
+def _read(
+    arrays: Arrays, view: View, source: Source, index: tuple[slice, ...]
+) -> np.ndarray:
+    """The numbers of a slice."""
+    part = view(arrays.peek, source)[index]
+    numbers = np.empty(part.shape, np.float32)
+    _copy(arrays, part, numbers)
+    return numbers
+
+
+def _read_layers(
+    arrays: Arrays, view: View, sources: Sequence[Source], index: tuple[slice, ...]
+) -> np.ndarray:
+    """The numbers of a slice of a stack, a layer after another."""
+    chosen, inside = sources[index[0]], index[1:]
+    shape = view(arrays.outline, chosen[0])[inside].shape
+    numbers = np.empty((len(chosen), *shape), np.float32)
+    for layer, source in enumerate(chosen):
+        part = view(arrays.peek, source)[inside]
+        _copy(arrays, part, numbers[layer : layer + 1])
+    return numbers
+
+
+def _copy(arrays: Arrays, part: np.ndarray, numbers: np.ndarray) -> None:
+    with np.errstate(all="ignore"):  # doubles beyond float32 become infinite
+        numbers[...] = part
+    arrays.took(part.nbytes)
+
+
+def _shape(arrays: Arrays, row: Row, source: Source, view: View) -> tuple[int, ...]:
     """Our shape of one array of theirs, found without reading it."""
     name = source[0]
     dtype = arrays.outline(name).dtype
