@@ -236,6 +236,29 @@ def test_other_shapes_are_not_kept(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
+def test_a_second_file_overwrites_nothing(tmp_path, monkeypatch):
+    source, _ = exports.write_source(tmp_path / "source")
+    right = SINGLE_FILE["stablehlo"]
+
+    def write(path, model, card):
+        right.write(path, model, card)
+        path.with_name("a.stablehlo.data").write_text("new")
+
+    monkeypatch.setitem(
+        SINGLE_FILE, "stablehlo", dataclasses.replace(right, write=write)
+    )
+    first, second = (tmp_path / name for name in ("a.stablehlo", "a.stablehlo.data"))
+    second.write_text("old")
+    asked = {"to": "stablehlo", "single_file": True, "say": len}
+    with pytest.raises(WeightsError, match=r"a\.stablehlo\.data exists"):
+        export(source, str(first), **asked)
+    assert second.read_text() == "old"
+    second.unlink()
+    export(source, str(first), **asked)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["a.stablehlo", "a.stablehlo.data", "source"]
+
+
 @pytest.mark.parametrize("to", ["timm", "huggingface"])
 def test_without_its_library_it_is_written_and_not_checked(to, tmp_path, monkeypatch):
     source, _ = exports.write_source(tmp_path / "source")

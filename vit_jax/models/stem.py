@@ -179,7 +179,9 @@ class ResNetStem(nnx.Module):
     def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
         """Normalised images to features; a remainder of ``stride`` pixels counts."""
         features = nnx.relu(self.root_norm(self.root(images)))
-        features = nnx.max_pool(features, (3, 3), strides=(2, 2), padding="SAME")
+        features = nnx.max_pool(
+            features, window_shape=(3, 3), strides=(2, 2), padding="SAME"
+        )
         for index in range(1, self.stages + 1):
             features = getattr(self, f"block{index}")(features)
         return features

@@ -28,7 +28,7 @@ def join(
     if positions is not None and rows:
         placed = front[:, :rows] + positions[:, :rows]
         front = jnp.concatenate([placed, front[:, rows:]], axis=1)
-    front = jnp.broadcast_to(front, (len(patches), *front.shape[1:]))
+    front = jnp.broadcast_to(front, (patches.shape[0], *front.shape[1:]))
     return jnp.concatenate([front, patches], axis=1)
 
 

@@ -274,10 +274,11 @@ def _write(
                 raise WeightsError(
                     f"{place} was not kept; {verdict}, more than {allowed:.1e}"
                 )
-        for child in draft.parent.iterdir():
-            if (place.parent / child.name).exists():
-                raise WeightsError(f"{place.parent / child.name} exists by now")
-            child.rename(place.parent / child.name)
+        moves = {file: place.parent / file.name for file in draft.parent.iterdir()}
+        if taken := [str(end) for end in moves.values() if end.exists()]:
+            raise WeightsError(f"{_some(taken)} exists and is not overwritten")
+        for file, end in moves.items():
+            file.rename(end)
     return difference, verdict, files
 
 

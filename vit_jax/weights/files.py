@@ -301,7 +301,7 @@ def _unpack(
     ):
         for first in range(0, len(content), _CHUNK):
             piece = memoryview(content)[first : first + _CHUNK]
-            if packed.readinto(piece) != len(piece):
+            if packed.readinto(piece) != len(piece):  # pyright: ignore
                 raise ValueError(f"{member.filename!r} is cut short")
     return find(buffer=content)
 

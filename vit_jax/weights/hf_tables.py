@@ -32,8 +32,8 @@ class Names:
     table: Codec = codecs.same
 
     def __contains__(self, ours: object) -> bool:
-        packed = (module for modules in self.packed for module in modules)
-        return ours in self.modules or ours in self.leaves or ours in packed
+        packed = {module for modules in self.packed for module in modules}
+        return ours in {*self.modules, *self.leaves, *packed}
 
     @property
     def layers(self) -> str:
@@ -115,7 +115,7 @@ _DINO_SCALES = {
 def _dinov2(leaves: Mapping[str, str]) -> tuple[Names, ...]:
     layer = "encoder.layer.{i}."
     top = _PROJECTION | {"norm": "layernorm."}
-    leaves = leaves | _blocks(layer, _DINO_SCALES)
+    leaves = {**leaves, **_blocks(layer, _DINO_SCALES)}
     # The gate is the first half of weights_in.
     gates = {("blocks/mlp/gate", "blocks/mlp/hidden"): f"{layer}mlp.weights_in."}
     out = {"mlp/out": "mlp.weights_out."}
@@ -244,8 +244,8 @@ def rows(
       heads: names of ``head`` and ``head_distillation``.
       unbiased: modules whose bias is not kept.
     """
-    modules = {(ours,): theirs for ours, theirs in names.modules.items()}
-    modules = {ours: prefix + name for ours, name in (modules | names.packed).items()}
+    single = {(ours,): theirs for ours, theirs in names.modules.items()}
+    modules = {ours: prefix + name for ours, name in {**single, **names.packed}.items()}
     modules |= {(ours,): theirs for ours, theirs in (heads or {}).items()}
     found = []
     for ours, theirs in names.leaves.items():

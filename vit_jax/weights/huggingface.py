@@ -120,7 +120,9 @@ def infer(
     heads = {
         ours: theirs for theirs, ours in HEADS.items() if f"{theirs}weight" in arrays
     }
-    settings = _sizes(source) | {"num_heads": _num_heads(source, num_heads)}
+    settings: dict[str, Any] = _sizes(source) | {
+        "num_heads": _num_heads(source, num_heads)
+    }
     settings |= _parts(source, heads) | _mlp(source)
     settings |= _positions(source, settings, image_size)
     unbiased = _unbiased(source)

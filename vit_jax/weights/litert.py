@@ -63,7 +63,7 @@ def run(
 
 def _interpreter(path: str) -> tuple[Any, str]:
     try:
-        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert.interpreter import Interpreter  # pyright: ignore
     except ImportError:
         tf = import_tensorflow()
         with warnings.catch_warnings():

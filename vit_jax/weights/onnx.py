@@ -74,7 +74,7 @@ def write(path: pathlib.Path, model: ViT, card: Card) -> None:
     The parameters of a model beyond 1.9 GB go into ``PATH.data`` beside it.
     """
     import onnx
-    from jax2onnx import to_onnx
+    from jax2onnx import to_onnx  # pyright: ignore
 
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # remarks on every constant
     constants = {
@@ -92,11 +92,11 @@ def write(path: pathlib.Path, model: ViT, card: Card) -> None:
         model_name="vit",
     )
     description = serving.describe(model, card)
-    onnx.helper.set_model_props(
+    onnx.helper.set_model_props(  # pyright: ignore
         proto, {key: json.dumps(value) for key, value in description.items()}
     )
     large = sum(array.nbytes for array in constants.values()) > MAX_BYTES
-    onnx.save_model(
+    onnx.save_model(  # pyright: ignore
         proto, path, save_as_external_data=large, location=f"{path.name}.data"
     )
 
@@ -105,7 +105,7 @@ def run(
     path: pathlib.Path, images: Float[np.ndarray, "B H W C"]
 ) -> tuple[Float[np.ndarray, "B K"], str]:
     """Outputs of a written file, and which ONNX Runtime computed them on the CPU."""
-    import onnxruntime
+    import onnxruntime  # pyright: ignore
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

@@ -68,7 +68,7 @@ def open_torch(file: pathlib.Path) -> Opened:
             records = _records(file, mapped)
         tensors = _tensors(torch, file, map_location="meta")
         if all(_offset(tensor) is not None for tensor in tensors.values()):
-            arrays = {
+            arrays: dict[str, Any] = {
                 n: _view(tensor, mapped, records) for n, tensor in tensors.items()
             }
         else:  # an old file, or a torch that does not say where numbers are
@@ -145,7 +145,7 @@ def _dtype(tensor: Any) -> np.dtype:
 def _view(tensor: Any, mapped: mmap.mmap, records: dict[int, int]) -> np.ndarray:
     """The numbers of a tensor without any, from where they are in the file."""
     dtype, first = _dtype(tensor), _offset(tensor)
-    if records.get(first) != tensor.untyped_storage().nbytes():
+    if first is None or records.get(first) != tensor.untyped_storage().nbytes():
         raise ValueError("an array is not where it should be")
     return np.ndarray(
         tuple(tensor.shape),
