@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from tests.weights import exports
@@ -233,6 +234,22 @@ def test_other_shapes_are_not_kept(tmp_path, monkeypatch):
     monkeypatch.setitem(TARGETS, "stablehlo", wrong)
     with pytest.raises(WeightsError, match=r"a library computes \(4, 9\)"):
         export(source, str(tmp_path / "output"), to="stablehlo", say=len)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), SafetensorError("I/O error")]
+)
+def test_a_full_disk_is_one_line_and_leaves_nothing(error, tmp_path, monkeypatch):
+    def write(path, model, card):
+        path.write_bytes(b"a part")
+        raise error
+
+    full = dataclasses.replace(TARGETS["big_vision"], write=write)
+    monkeypatch.setitem(TARGETS, "big_vision", full)
+    source, _ = exports.write_source(tmp_path / "source")
+    with pytest.raises(WeightsError, match=r"out.npz cannot be written: .*(space|I/O)"):
+        export(source, str(tmp_path / "out.npz"), to="big_vision", say=len)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 

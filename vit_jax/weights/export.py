@@ -1,5 +1,6 @@
 """Writing weights for others, and checking that they compute the same there."""
 
+import contextlib
 import dataclasses
 import pathlib
 import tempfile
@@ -9,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from safetensors import SafetensorError
 
 from vit_jax.models.vit import ViT
 from vit_jax.weights import (
@@ -253,10 +255,7 @@ def _write(
     target: Target, place: pathlib.Path, model: ViT, card: Card
 ) -> tuple[float | None, str, str]:
     """Writes beside the place, compares, and moves there what is right."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        prefix=f".{place.name}.", dir=place.parent
-    ) as folder:
+    with _draft_folder(place) as folder:
         draft = pathlib.Path(folder) / place.name
         target.write(draft, model, card)
         files = _sizes(draft.parent)
@@ -280,6 +279,19 @@ def _write(
         for file, end in moves.items():
             file.rename(end)
     return difference, verdict, files
+
+
+@contextlib.contextmanager
+def _draft_folder(place: pathlib.Path) -> Iterator[str]:
+    """A folder beside ``place``, gone in the end; a failing disk is one line."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            prefix=f".{place.name}.", dir=place.parent
+        ) as folder:
+            yield folder
+    except (OSError, SafetensorError) as error:  # full, or read-only
+        raise WeightsError(f"{place} cannot be written: {error}") from None
 
 
 def _sizes(folder: pathlib.Path) -> str:
