@@ -286,9 +286,7 @@ def _draft_folder(place: pathlib.Path) -> Iterator[str]:
     """A folder beside ``place``, gone in the end; a failing disk is one line."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            prefix=f".{place.name}.", dir=place.parent
-        ) as folder:
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=place.parent) as folder:
             yield folder
     except (OSError, SafetensorError) as error:  # full, or read-only
         raise WeightsError(f"{place} cannot be written: {error}") from None
