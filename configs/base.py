@@ -159,17 +159,32 @@ def get_config():
             std=(0.5, 0.5, 0.5),
             shuffle=True,
             threads=0,  # that decode and augment; 0 = one a core
+            workers=0,  # processes that do it instead; 0 = threads alone
             prefetch=2,  # batches ready on the device
             cache_mb=256,  # keep encoded examples of a split in memory if they fit
+            bad="stop",  # a damaged example: stop, or skip (another takes its place)
+            max_bad=100,  # skip: more than these in a run stop it all the same
+            max_pixels=100_000_000,  # an image whose header says more is damaged
             augment=dict(
-                crop="inception",  # inception | random | pad | resize
+                crop="inception",  # inception | random | pad | resize | simple
                 area=(0.05, 1.0),  # inception: share of the image
                 resize=(256, 256),  # random: size before the crop
                 pad=4,  # pad: pixels on each side
+                policy="none",  # none | randaugment | autoaugment | three_augment
                 randaugment_layers=0,
                 randaugment_magnitude=10.0,
-                flip=True,  # left-right, in the step
-                mixup=0.0,  # Beta(p, p) over the global batch, in the step; 0 = off
+                color_jitter=0.0,  # strength of brightness, contrast, saturation
+                repeats=1,  # augmented copies of an image in a batch
+                views=1,  # augmented copies of an image, as an axis after the batch
+                # On the device, in the step:
+                flip=True,  # left-right
+                mixup=0.0,  # Beta(p, p); 0 = off
+                cutmix=0.0,  # Beta(p, p); 0 = off
+                mix_prob=1.0,  # share of mixed examples (or batches)
+                mix_switch=0.5,  # where both are on: share that is cutmix
+                mix_per="batch",  # one weight a batch, or an "example"
+                erase=0.0,  # share of images with a random rectangle erased
+                erase_fill="noise",  # noise | zero
             ),
         )
     )
@@ -189,6 +204,17 @@ def get_config():
             duration=duration(epochs=90),
             accumulate=1,  # micro-batches a step
             ema=0.0,  # decay of the parameters' moving average; 0 = off
+            max_nonfinite=10,  # steps in a row with no finite loss before it stops
+            rollback=dict(  # to the last checkpoint when the loss jumps
+                factor=0.0,  # over the median of the last logged ones; 0.0 = off
+                window=20,  # logged losses
+                max=3,  # rollbacks before the run stops
+            ),
+            watchdog=dict(  # no progress for so long ends the run; 0.0 = off
+                seconds=60.0,  # at least
+                factor=10.0,  # times the phase's median duration
+                compile_seconds=1800.0,  # limit of a compilation
+            ),
         )
     )
     config.mesh = ConfigDict(  # devices along each axis; -1 = the rest
@@ -197,7 +223,8 @@ def get_config():
     config.checkpoint = ConfigDict(
         dict(
             every=duration(epochs=1),
-            keep=2,  # newest ones
+            keep=2,  # newest verified ones, at least 2
+            verify=True,  # read each back after writing, in the background
             best="val/accuracy",  # also kept: the best by this metric; "" = none
         )
     )
@@ -206,6 +233,7 @@ def get_config():
         dict(
             every=duration(steps=50),
             tensorboard=True,
+            example_ids=False,  # a checksum of each logged step's example ids
         )
     )
     return config.lock()

@@ -325,7 +325,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 USER_ERRORS = {
     "vit_jax.checkpoint": "CheckpointError",
     "vit_jax.config": "ConfigError",
-    "vit_jax.data.tfds": "DataError",
+    "vit_jax.data.errors": "DataError",
     "vit_jax.predict": "PredictError",
     "vit_jax.weights.files": "WeightsError",
 }

@@ -186,7 +186,8 @@ def _augmentation(config: ConfigDict) -> list[str]:
     image_size = config.model.image_size
     if not is_size(image_size):
         return problems  # said already
-    settings = {key: section[key] for key in section if key not in ("flip", "mixup")}
+    known = inspect.signature(augment.train_transform).parameters
+    settings = {key: section[key] for key in section if key in known}
     try:
         augment.train_transform(
             image_size=tuple(image_size) * 2 if len(image_size) == 1 else image_size,

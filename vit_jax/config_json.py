@@ -34,11 +34,14 @@ SAFE_TO_CHANGE = (
     "mesh.",
     "data.dir",
     "data.threads",
+    "data.workers",
     "data.prefetch",
     "data.cache_mb",
     "model.remat",
     "model.unroll",
     "model.attention",
+    "train.watchdog.",
+    "train.max_nonfinite",
 )
 
 

@@ -17,8 +17,9 @@ from ml_collections import ConfigDict
 from vit_jax import evals, objectives, optim, sharding, train_state
 from vit_jax.config import ConfigError, check, resolve_duration
 from vit_jax.data import augment, mixing
+from vit_jax.data.errors import DataError
 from vit_jax.data.pipeline import Loader, Source
-from vit_jax.data.tfds import DataError, DatasetFacts, TfdsSource, describe, split_size
+from vit_jax.data.tfds import DatasetFacts, TfdsSource, describe, split_size
 from vit_jax.evals.base import Evaluator
 from vit_jax.models import vit
 from vit_jax.objectives.base import split

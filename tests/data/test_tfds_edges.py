@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from vit_jax.data import tfds as module
+from vit_jax.data.errors import DataError
 from vit_jax.data.prepare import prepare
-from vit_jax.data.tfds import DataError, TfdsSource, describe, split_size
+from vit_jax.data.tfds import TfdsSource, describe, split_size
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -174,7 +175,8 @@ class Without:  # as where it is not installed; None in sys.modules would look l
             return PathFinder.find_spec(name, path, target)
 
 sys.meta_path[:] = [Without if found is PathFinder else found for found in sys.meta_path]
-from vit_jax.data.tfds import DataError, TfdsSource, describe
+from vit_jax.data.errors import DataError
+from vit_jax.data.tfds import TfdsSource, describe
 source = TfdsSource(name="digits", split="train[:10]+test", dir=sys.argv[1])
 assert len(source) == 370 and source[0]["image"].startswith(b"\\x89PNG")
 for name in ("digitz", "cifar10", "cifar11"):

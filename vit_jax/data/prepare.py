@@ -15,7 +15,8 @@ from vit_jax.data.catalogue import (
     split_name,
     unknown_name,
 )
-from vit_jax.data.tfds import DataError, DatasetFacts, data_root, describe
+from vit_jax.data.errors import DataError
+from vit_jax.data.tfds import DatasetFacts, data_root, describe
 
 # The archives that TFDS's text does not put in a form to be checked.
 ARCHIVES = {"imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")}

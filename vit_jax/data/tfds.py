@@ -19,11 +19,8 @@ from vit_jax.data.catalogue import (
     split_name,
     unknown_name,
 )
+from vit_jax.data.errors import DataError
 from vit_jax.data.split import parse_split
-
-
-class DataError(ValueError):
-    """A data set that cannot be used as asked; the message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
