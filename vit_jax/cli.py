@@ -1,32 +1,17 @@
 """The `vit-jax` command: dispatch, one-line errors and exit codes; no logic.
 
-Exit codes: 0 done, 1 training diverged, 2 a mistake in the call, the config or the
-data, 130 interrupted.
+Exit codes: 0 done, 2 a mistake in the call, the config or the data; those of training
+are in `cli_train`.
 """
 
 import argparse
-import os
-import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
 from absl import logging
 
-from vit_jax import __version__
+from vit_jax import __version__, cli_train
 
-TRAIN_EXAMPLES = """\
-  --config.KEY=VALUE    replaces a field, any number of times; configs/base.py
-                        lists them, e.g. --config.optim.learning_rate=3e-4
-
-examples:
-  vit-jax train --config=configs/digits.py
-  vit-jax train --config=configs/vit_s16_i1k.py:B/16 --workdir=runs/b16 \\
-      --config.train.batch_size=4096 --config.mesh.fsdp=8
-  vit-jax train --config=configs/digits.py --workdir=runs/short \\
-      --config.train.duration.steps=200
-
-The same command again resumes where the work directory left off.
-"""
 EVALUATE_EXAMPLES = """\
 examples:
   vit-jax evaluate --workdir=runs/digits
@@ -77,17 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
-    train = verb("train", "Train a config, or resume it.", TRAIN_EXAMPLES)
-    train.add_argument(
-        "--config",
-        required=True,
-        metavar="FILE[:ARG]",
-        help="a config file; ARG goes to its get_config, e.g. the size",
-    )
-    train.add_argument(
-        "--workdir",
-        metavar="DIR",
-        help="where the run lives (default: runs/NAME OF THE CONFIG)",
+    cli_train.add_arguments(
+        verb("train", "Train a config, or resume it.", cli_train.EXAMPLES)
     )
 
     evaluate = verb(
@@ -189,32 +165,6 @@ def image_size(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[-1])
 
 
-def run_train(options: argparse.Namespace, overrides: list[str]) -> int:
-    """Loads the config, trains, prints how it ended."""
-    from vit_jax import config as configs
-
-    config = configs.load(options.config, overrides)
-    name = pathlib.PurePath(options.config.partition(":")[0]).stem
-    workdir = options.workdir or os.path.join("runs", name)
-    from vit_jax.report.summary import summary
-    from vit_jax.train import NonFiniteError, train
-
-    try:
-        result = train(config, workdir)
-    except NonFiniteError as error:
-        print(f"vit-jax: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(
-            f"\ninterrupted; the same command resumes from the last checkpoint in "
-            f"{workdir}",
-            file=sys.stderr,
-        )
-        return 130
-    print(summary(result))
-    return 0
-
-
 def run_evaluate(options: argparse.Namespace, overrides: list[str]) -> int:
     """Evaluates a checkpoint and prints a line per evaluator."""
     from vit_jax.evaluate import evaluate
@@ -288,7 +238,7 @@ def run_predict(options: argparse.Namespace, overrides: list[str]) -> int:
 
 
 VERBS = {
-    "train": run_train,
+    "train": cli_train.run,
     "evaluate": run_evaluate,
     "prepare": run_prepare,
     "export": run_export,
@@ -326,6 +276,8 @@ USER_ERRORS = {
     "vit_jax.checkpoint": "CheckpointError",
     "vit_jax.config": "ConfigError",
     "vit_jax.data.errors": "DataError",
+    "vit_jax.distributed": "StartError",
+    "vit_jax.lock": "LockHeldError",
     "vit_jax.predict": "PredictError",
     "vit_jax.weights.files": "WeightsError",
 }

@@ -6,7 +6,7 @@ evaluated or planned is what runs. Nothing here allocates before its shardings e
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -273,8 +273,17 @@ def build_loader(config: ConfigDict, mesh: jax.sharding.Mesh) -> Loader:
     )
 
 
-def build_evaluator(config: ConfigDict, name: str, *, parts: Parts) -> Evaluator:
-    """The evaluator of ``config.evals[name]``, reading its own split."""
+def build_evaluator(
+    config: ConfigDict,
+    name: str,
+    *,
+    parts: Parts,
+    beat: Callable[[], None] = lambda: None,
+) -> Evaluator:
+    """The evaluator of ``config.evals[name]``, reading its own split.
+
+    It calls ``beat`` after each batch.
+    """
     section = config.evals[name]
     transform = augment.eval_transform(
         image_size=image_size(config),
@@ -294,6 +303,7 @@ def build_evaluator(config: ConfigDict, name: str, *, parts: Parts) -> Evaluator
         graphdef=parts.graphdef,
         mean=config.data.mean,
         std=config.data.std,
+        beat=beat,
     )
 
 
