@@ -140,11 +140,11 @@ def restore_or_init(
     say: Callable,
 ) -> tuple[Any, int, Scalars]:
     """The state to start from, its step, and the evaluations known at that step."""
-    latest = checkpoints.latest()
-    if latest is not None:
-        state, evaluations = checkpoints.restore(latest, parts.state_shapes)
-        say(f"resuming from step {latest:,} in {checkpoints.directory}")
-        return state, latest, evaluations
+    restored = checkpoints.restore_latest(parts.state_shapes)
+    if restored is not None:
+        step, state, evaluations = restored
+        say(f"resuming from step {step:,} in {checkpoints.directory}")
+        return state, step, evaluations
     state = parts.init()
     return state if source is None else source.load(state, say=say), 0, {}
 
@@ -191,6 +191,8 @@ def train(config: ConfigDict, workdir: str, *, say: Callable = print) -> Result:
         folder / "checkpoints",
         keep=config.checkpoint.keep,
         best=config.checkpoint.best,
+        verify=config.checkpoint.verify,
+        say=say,
     )
     with contextlib.ExitStack() as stack, jax.set_mesh(parts.mesh):
         stack.callback(checkpoints.close)
@@ -288,7 +290,9 @@ def run_loop(
                         new = ranks(config, measured)
                         checkpoints.save(step, state, known, measured=new)
             if step == steps.total:
+                checkpoints.wait()
                 break
+            checkpoints.poll()
             waiting = time.perf_counter()
             batch = next(batches)
             waited = time.perf_counter() - waiting

@@ -1,5 +1,6 @@
 """Work directories of vit_jax: config.json is the model, tensorstore has the arrays."""
 
+import contextlib
 import json
 import math
 import pathlib
@@ -95,12 +96,26 @@ def _best(path: str, saved: list[int]) -> int | None:
     name = read_config(path)["checkpoint"]["best"]
     ranks = {}
     for step in saved:
-        file = _folder(path) / "checkpoints" / str(step) / "metrics" / "metrics"
-        if name and file.exists():
-            value = json.loads(file.read_text()).get(name, math.nan)
-            if not math.isnan(value):
+        with contextlib.suppress(WeightsError):  # damaged: not the best
+            meta = _meta(path, step)
+            value = meta["evaluations"].get(name, math.nan)
+            if meta["measured"] and not math.isnan(value):
                 ranks[step] = -value if name.endswith("loss") else value
-    return max(ranks, key=ranks.__getitem__) if ranks else None
+    return max(ranks, key=lambda step: (ranks[step], step)) if ranks else None
+
+
+def _meta(path: str, step: int) -> dict[str, Any]:
+    """What a run noted beside the arrays of a step: evaluations, digests."""
+    from vit_jax import digest
+
+    file = _folder(path) / "checkpoints" / str(step) / "meta" / "metadata"
+    try:
+        return digest.signed(file.read_text())
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"{path}: checkpoint {step} is damaged: {file.name} of it: "
+            f"{str(error).splitlines()[0][:200]}"
+        ) from None
 
 
 def infer(config: Mapping[str, Any], class_names: tuple[str, ...]) -> Inferred:
@@ -187,15 +202,11 @@ def read_card(path: str, step: int, inferred: Inferred) -> Card:
     config = read_config(path)
     dataset = config["data"]["name"]
     del config["data"]["dir"]  # of this machine, and nobody else's business
-    meta = _folder(path) / "checkpoints" / str(step) / "meta" / "metadata"
-    metrics: dict[str, float] = {}
-    if meta.exists():
-        metrics = json.loads(meta.read_text()).get("evaluations", {})
     return Card(
         name=pathlib.PurePath(str(path)).name,
         preprocessing=inferred.preprocessing,
         class_names=inferred.class_names,
         config=config,
         dataset=dataset,
-        metrics=metrics,
+        metrics=_meta(path, step)["evaluations"],
     )
