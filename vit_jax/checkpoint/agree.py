@@ -40,8 +40,8 @@ def steps(read: Callable[[], list[int]]) -> list[int]:
 def on_all(action: Callable[[], T]) -> T:
     """Runs ``action`` here and on the others; what fails on one, fails on all.
 
-    Otherwise the others would wait for ever in the next exchange. ``action`` itself must
-    not exchange anything.
+    Otherwise the others would wait for ever in the next exchange. ``action`` itself
+    must not exchange anything.
     """
     if jax.process_count() == 1:
         return action()

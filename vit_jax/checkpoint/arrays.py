@@ -95,19 +95,31 @@ class StepArrays:
           DamageError: something is not what was saved.
           CheckpointError: storage cannot be reached.
         """
-        for name, leaf in self._leaves.items():
-            array = self._open(name)
-            found = digest.HostDigest(leaf.dtype, leaf.shape)
-            chunk = array.chunk_layout.read_chunk.shape or leaf.shape
-            for index in _chunks(leaf.shape, chunk):
-                if stopped():
-                    return False
-                block = self._read(array, name, index)
-                found.add(block, [s.start for s in index])
-            if found.text() != leaf.digest:
-                raise differs(name)
+        for name in self._leaves:
+            if not self.check_leaf(name, stopped):
+                return False
             self._alive()
         return True
+
+    def check_leaf(
+        self, name: str, stopped: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """As ``check``, of one array."""
+        leaf, array = self._leaves[name], self._open(name)
+        found = digest.HostDigest(leaf.dtype, leaf.shape)
+        chunk = array.chunk_layout.read_chunk.shape or leaf.shape
+        for index in _chunks(leaf.shape, chunk):
+            if stopped():
+                return False
+            block = self._read(array, name, index)
+            found.add(block, [s.start for s in index])
+        if found.text() != leaf.digest:
+            raise differs(name)
+        return True
+
+    def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
+        """One slice per axis of an array."""
+        return self._read(self._open(name), name, index)
 
     def restore(self, abstract: Any) -> Any:
         """The tree of arrays, sharded as ``abstract``; digests are not compared."""

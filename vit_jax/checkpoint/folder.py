@@ -4,6 +4,7 @@
 ``STEP/verified`` says that they were read back; ``quarantine/`` holds damaged steps.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import os
@@ -68,12 +69,22 @@ class Folder:
     """A folder of checkpoints, local or in a bucket."""
 
     def __init__(self, path: epath.Path):
-        self.path = path
-        self.quarantine = path / "quarantine"
         self._bucket = "://" in str(path)
+        self.path = path if self._bucket else epath.Path(os.path.abspath(path))
+        self.quarantine = self.path / "quarantine"
 
     def step_path(self, step: int) -> epath.Path:
         return self.path / str(step)
+
+    def state_path(self, step: int) -> epath.Path:
+        return self.step_path(step) / "state"
+
+    def newest_good(self) -> str:
+        """What is left after something failed, for the end of a message."""
+        newest = max(self.steps(), default=None)
+        if newest is None:
+            return "there is no older one"
+        return f"the newest good one is step {newest}"
 
     def steps(self) -> list[int]:
         """The committed steps, in order."""
@@ -122,6 +133,11 @@ class Folder:
             raise DamageError(f"meta/metadata is of step {meta.step}")
         return meta
 
+    def write_meta(self, step_path: epath.Path, meta: Meta) -> None:
+        """Writes what is known of a step that is being written at ``step_path``."""
+        (step_path / "meta").mkdir(parents=True, exist_ok=True)
+        (step_path / "meta" / "metadata").write_text(meta.to_text())
+
     def metas(self) -> dict[int, Meta]:
         """The meta of every committed step that has a good one."""
         found = {}
@@ -153,16 +169,14 @@ class Folder:
         Raises:
           CheckpointError: it cannot be moved.
         """
-        now = datetime.datetime.now(datetime.timezone.utc)
+        now = datetime.datetime.now(datetime.UTC)
         words = "-".join(re.findall(r"[A-Za-z0-9]+", reason))[:60].rstrip("-")
         name = f"{step}-{now:%Y%m%dT%H%M%S.%f}-{words}"
         target = self.quarantine / name
-        try:
+        with contextlib.suppress(OSError):  # the disk may be full; the name says it too
             self.quarantine.mkdir(parents=True, exist_ok=True)
             # Before the move: a folder in a bucket exists once there is a file in it.
             (self.quarantine / f"{name}.txt").write_text(f"step {step}: {reason}\n")
-        except OSError:
-            pass  # the disk may be full; the name says it as well
         try:
             self.step_path(step).rename(target)
         except Exception as error:
@@ -221,6 +235,8 @@ class Folder:
     def discard_half(self, step: int) -> None:
         """Removes what a failed save of ``step`` wrote, to give back the space."""
         half = self.path / f"{step}{_TEMPORARY}"
+        if self._bucket and not self._committed(self.step_path(step)):
+            half = self.step_path(step)
         if half.exists():
             half.rmtree()
 

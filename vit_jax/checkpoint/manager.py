@@ -1,31 +1,25 @@
 """Checkpoints of a run: saved asynchronously, verified, the damaged set aside.
 
-A step is written by orbax. Digests of the arrays are taken on the devices before they are
-copied off them; after the commit a thread reads the step back and compares, and so does
-every restore, on the devices again.
+A step is written by orbax. Digests of the arrays are taken on the devices before they
+are copied off them; after the commit a thread reads the step back and compares, and so
+does every restore, on the devices again.
 """
 
-import concurrent.futures
+import contextlib
 import os
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
-import orbax.checkpoint as ocp
 from etils import epath
 
 from vit_jax import digest
 from vit_jax.checkpoint import agree, policy
-from vit_jax.checkpoint.arrays import LeafMeta, StepArrays, differs
-from vit_jax.checkpoint.errors import (
-    CheckpointError,
-    DamageError,
-    disk_full,
-    first_line,
-)
-from vit_jax.checkpoint.folder import Folder, Meta, gib, needed_bytes
+from vit_jax.checkpoint.arrays import StepArrays, differs
+from vit_jax.checkpoint.errors import CheckpointError, DamageError
+from vit_jax.checkpoint.folder import Folder, Meta
+from vit_jax.checkpoint.keeper import Keeper
+from vit_jax.checkpoint.saver import Saver
 
 
 class Checkpoints:
@@ -58,26 +52,23 @@ class Checkpoints:
         alive: Callable[[], None] | None = None,
     ):
         self.directory = epath.Path(directory)
-        self._folder = Folder(epath.Path(os.path.abspath(directory)))
-        if "://" in str(self.directory):
-            self._folder = Folder(self.directory)
-        self._keep = max(keep, 2)
+        self._folder = Folder(self.directory)
         self._best = best
         self._read_only = read_only
-        self._verify = verify
         self._guard = guard or (lambda: None)
         self._say = say
         self._alive = alive
-        self._error: CheckpointError | None = None
-        self._stopping = threading.Event()
-        self._orbax: ocp.AsyncCheckpointer | None = None
-        self._writing: tuple[Meta, jax.Array] | None = None
-        # One thread waits for commits, one reads back; neither exists before a save.
-        self._committer = concurrent.futures.ThreadPoolExecutor(1, "checkpoint-commit")
-        self._verifier = concurrent.futures.ThreadPoolExecutor(1, "checkpoint-verify")
-        self._commit: concurrent.futures.Future | None = None
-        self._verification: concurrent.futures.Future | None = None
+        self._keeper = Keeper(
+            self._folder,
+            keep=max(keep, 2),
+            best=best,
+            verify=verify,
+            guard=self._guard,
+            say=say,
+        )
+        self._saver = Saver(self._folder, self._guard, self._keeper.start)
         if not read_only and agree.primary():
+            self._guard()
             self._folder.clean()
 
     # Finding
@@ -88,7 +79,8 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """The saved step with the best metric, or the newest where none has it."""
-        best = policy.best_of(self._ranks(self._folder.metas()), self._folder.steps())
+        ranks = policy.ranks(self._folder.metas(), self._best)
+        best = policy.best_of(ranks, ranks)
         return self.latest() if best is None else best
 
     def find(self, step: str) -> int:
@@ -110,13 +102,6 @@ class Checkpoints:
 
     def _listed(self) -> str:
         return ", ".join(map(str, self._folder.steps())) or "none"
-
-    def _ranks(self, metas: Mapping[int, Meta]) -> dict[int, float]:
-        return {
-            step: policy.rank(meta.evaluations, self._best)
-            for step, meta in metas.items()
-            if self._best and meta.measured
-        }
 
     # Saving
 
@@ -142,172 +127,10 @@ class Checkpoints:
         Raises:
           CheckpointError: there is no space for it, or an earlier save failed.
         """
-        self._join_commit()
-        self.poll()
-        digests = digest.start(state)
-        leaves = jax.tree.leaves(state)
-        agree.on_all(lambda: self._check_space(step, leaves))
-        wanted = agree.on_all(lambda: self._make_room(step, state, digests))
-        if not agree.from_primary(wanted):
-            return
-        unknown = {
-            name: LeafMeta(leaf.dtype.name, tuple(leaf.shape), "")
-            for name, leaf in zip(digest.names(state), leaves, strict=True)
-        }
+        self._saver.join()
+        agree.on_all(self.poll)
         numbers = {name: float(value) for name, value in evaluations.items()}
-        self._writing = Meta(step, numbers, measured, unknown), digests
-        try:
-            self._writer().save(
-                self._folder.step_path(step),
-                args=ocp.args.Composite(state=ocp.args.PyTreeSave(state)),
-            )
-        except Exception as error:
-            raise self._failed(step, error, _num_bytes(leaves)) from error
-        size = _num_bytes(leaves)
-        self._commit = self._committer.submit(self._finish, step, size)
-
-    def _writer(self) -> ocp.AsyncCheckpointer:
-        if self._orbax is None:
-            options = ocp.options.AsyncOptions(
-                # Despite its name orbax calls it on the first process just before the
-                # commit, when all arrays are written; raising keeps it from committing.
-                post_finalization_callback=self._before_commit,
-            )
-            self._orbax = ocp.AsyncCheckpointer(
-                ocp.CompositeCheckpointHandler(), async_options=options
-            )
-        return self._orbax
-
-    def _check_space(self, step: int, leaves: list[Any]) -> None:
-        free, needed = self._folder.free_bytes(), needed_bytes(_num_bytes(leaves))
-        if free is not None and free < needed:
-            raise CheckpointError(self._no_space(step, needed, free))
-
-    def _no_space(self, step: int, needed: int, free: int) -> str:
-        return (
-            f"checkpoint of step {step} could not be written: no space left on "
-            f"{self.directory} (needs {gib(needed)}, {gib(free)} free); "
-            f"{self._newest_good()}"
-        )
-
-    def _newest_good(self) -> str:
-        latest = self.latest()
-        if latest is None:
-            return "there is no older one"
-        return f"the newest good one is step {latest}"
-
-    def _make_room(self, step: int, state: Any, digests: jax.Array) -> bool:
-        """Whether to save a step, taking away another of the same number."""
-        if not agree.primary() or step not in self._folder.steps():
-            return True
-        self._guard()
-        new = dict(zip(digest.names(state), digest.as_texts(digests), strict=True))
-        try:
-            leaves = self._folder.meta(step).leaves
-            if new == {name: leaf.digest for name, leaf in leaves.items()}:
-                return False
-        except DamageError:
-            pass
-        self._folder.replace(step)
-        return True
-
-    def _before_commit(self) -> None:
-        """Writes the meta of the step under way; raises to keep it from a commit."""
-        assert self._writing is not None and self._orbax is not None
-        meta, digests = self._writing
-        final = self._folder.step_path(meta.step)
-        folder = self._orbax.get_temporary_path(final).get() / "meta"
-        texts = digest.as_texts(digests)
-        leaves = {
-            name: LeafMeta(leaf.dtype, leaf.shape, text)
-            for (name, leaf), text in zip(meta.leaves.items(), texts, strict=True)
-        }
-        meta = Meta(meta.step, meta.evaluations, meta.measured, leaves)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "metadata").write_text(meta.to_text())
-        self._guard()
-
-    def _finish(self, step: int, size: int) -> None:
-        """Waits for a commit; in a thread of its own."""
-        assert self._orbax is not None
-        try:
-            self._orbax.wait_until_finished()
-            self._writing = None
-            if agree.primary():
-                self._folder.replaced(step)
-                self._verification = self._verifier.submit(self._look_after)
-        except BaseException as error:
-            self._error = self._failed(step, error, size)
-
-    def _failed(self, step: int, error: BaseException, size: int) -> CheckpointError:
-        """What to raise for a save that failed; what it wrote is removed."""
-        free = self._folder.free_bytes() or 0
-        full = disk_full(error)
-        try:
-            if agree.primary():
-                self._guard()  # what is there may be another's by now
-                self._folder.discard_half(step)
-        except Exception:
-            pass  # the next start tidies up
-        if full:
-            return CheckpointError(self._no_space(step, needed_bytes(size), free))
-        return CheckpointError(
-            f"checkpoint of step {step} could not be written: {first_line(error)}; "
-            f"{self._newest_good()}"
-        )
-
-    # Verifying
-
-    def _look_after(self) -> None:
-        """Reads back what is not verified yet, then removes what is not kept."""
-        try:
-            while self._verify and not self._stopping.is_set():
-                metas = self._folder.metas()
-                step = policy.next_to_verify(
-                    self._folder.steps(), self._folder.verified(metas), self._keep
-                )
-                if step is None or not self._read_back(step):
-                    break
-            self._tidy()
-        except CheckpointError as error:
-            self._error = error
-        except BaseException as error:
-            self._error = CheckpointError(
-                f"checkpoints in {self.directory} could not be verified: "
-                f"{first_line(error)}; {self._newest_good()}"
-            )
-
-    def _read_back(self, step: int) -> bool:
-        """Verifies a step; whether to go on with the next."""
-        try:
-            meta = self._folder.meta(step)
-            if not self._arrays(meta).check(self._stopping.is_set):
-                return False
-        except DamageError as damage:
-            self._guard()
-            moved = self._folder.set_aside(step, str(damage))
-            raise CheckpointError(
-                f"checkpoint of step {step} was not written as it was saved ({damage}); "
-                f"moved to {moved}; {self._newest_good()}"
-            ) from None
-        except CheckpointError as error:
-            self._say(f"checkpoint of step {step} is not verified yet: {error}")
-            return False
-        self._folder.mark_verified(meta)
-        return True
-
-    def _arrays(self, meta: Meta) -> StepArrays:
-        state = self._folder.step_path(meta.step) / "state"
-        return StepArrays(state, meta.leaves, alive=self._alive)
-
-    def _tidy(self) -> None:
-        steps, metas = self._folder.steps(), self._folder.metas()
-        good = self._folder.verified(metas) if self._verify else steps
-        kept = policy.preserved(steps, good, self._ranks(metas), self._keep)
-        if set(steps) - kept:
-            self._guard()
-        for step in set(steps) - kept:
-            self._folder.delete(step)
+        self._saver.save(step, state, numbers, measured)
 
     def poll(self) -> None:
         """To be called once a step: raises what went wrong in the background.
@@ -315,9 +138,10 @@ class Checkpoints:
         Raises:
           CheckpointError: a save could not be written, or was not what was saved.
         """
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+        for part in (self._saver, self._keeper):
+            if part.error is not None:
+                error, part.error = part.error, None
+                raise error
 
     # Restoring
 
@@ -346,10 +170,11 @@ class Checkpoints:
                 self._report_damage(step, str(damage))
                 continue
             if not self._read_only and agree.primary():
-                self._note_verified(meta)
+                with contextlib.suppress(OSError):  # a full disk; it is right anyway
+                    self._folder.mark_verified(meta)
             return step, state, dict(meta.evaluations)
-        set_aside = agree.on_all(self._folder.quarantined)
-        if tried or set_aside:
+        set_aside = self._folder.quarantined()
+        if tried or agree.from_primary(len(set_aside)):
             what = "; ".join(tried) or f"set aside earlier: {', '.join(set_aside)}"
             raise CheckpointError(
                 f"{self.directory}: no checkpoint is left that is right ({what}). "
@@ -357,12 +182,6 @@ class Checkpoints:
                 "another --workdir"
             )
         return None
-
-    def _note_verified(self, meta: Meta) -> None:
-        try:
-            self._folder.mark_verified(meta)
-        except OSError:
-            pass  # a full disk; it is right all the same
 
     def _report_damage(self, step: int, damage: str) -> None:
         def move() -> None:
@@ -405,7 +224,10 @@ class Checkpoints:
                 )
             meta = self._folder.meta(step)
             _check_structure(self._folder.step_path(step), meta, abstract)
-            return self._arrays(meta).restore(abstract), meta
+            arrays = StepArrays(
+                self._folder.state_path(step), meta.leaves, alive=self._alive
+            )
+            return arrays.restore(abstract), meta
 
         state, meta = agree.on_all(read)
 
@@ -421,17 +243,10 @@ class Checkpoints:
 
     # Ending
 
-    def _join_commit(self) -> None:
-        if self._commit is not None:
-            self._commit.result()
-            self._commit = None
-
     def _settle(self) -> None:
         """Returns when nothing goes on in the background."""
-        self._join_commit()
-        if self._verification is not None:
-            self._verification.result()
-            self._verification = None
+        self._saver.join()
+        self._keeper.join()
 
     def wait(self, *, verified: bool = True) -> None:
         """Returns when every started save is complete; raises what went wrong.
@@ -439,27 +254,20 @@ class Checkpoints:
         Args:
           verified: also wait until what was saved has been read back.
         """
-        self._settle() if verified else self._join_commit()
+        self._saver.join()
+        if verified:
+            self._keeper.join()
         self.poll()
 
     def close(self) -> None:
-        """Waits for saves under way, breaks off reading back, and frees threads.
+        """Waits for the save under way, breaks off reading back, and frees threads.
 
         Raises:
           CheckpointError: something went wrong that was not raised yet.
         """
-        self._join_commit()
-        self._stopping.set()
-        self._committer.shutdown()
-        self._verifier.shutdown()
-        if self._orbax is not None:
-            self._orbax.close()
-            self._orbax = None
+        self._saver.close()
+        self._keeper.close()
         self.poll()
-
-
-def _num_bytes(leaves: list[Any]) -> int:
-    return sum(leaf.size * np.dtype(leaf.dtype).itemsize for leaf in leaves)
 
 
 def _check_structure(path: epath.Path, meta: Meta, abstract: Any) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 
 def rank(evaluations: Mapping[str, float], best: str) -> float:
@@ -10,6 +11,15 @@ def rank(evaluations: Mapping[str, float], best: str) -> float:
     if math.isnan(value):
         return -math.inf
     return -value if best.endswith("loss") else value
+
+
+def ranks(metas: Mapping[int, Any], best: str) -> dict[int, float]:
+    """The rank of every step whose evaluations were measured at that step."""
+    return {
+        step: rank(meta.evaluations, best)
+        for step, meta in metas.items()
+        if best and meta.measured
+    }
 
 
 def best_of(ranks: Mapping[int, float], among: Collection[int]) -> int | None:

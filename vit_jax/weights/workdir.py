@@ -152,48 +152,47 @@ def open_leaves(
 ) -> tuple[dict[str, Leaf], Arrays]:
     """Parameters of a checkpoint by path (``encoder/...``), not read yet.
 
+    Each is compared with its digest before its first slice is given out.
+
     Raises:
       WeightsError: the checkpoint has no such parameters, or is damaged.
     """
-    import tensorstore as ts
+    from vit_jax.checkpoint.arrays import LeafMeta, StepArrays
+    from vit_jax.checkpoint.errors import CheckpointError, DamageError
 
-    state = f"{_folder(path).absolute() / 'checkpoints' / str(step) / 'state'}/"
-    base = state if "://" in state else f"file://{state}"
-    kvstore = {"driver": "ocdbt", "base": base}
     part = "ema." if ema else "params."
-    try:
-        keys = [
-            key.decode() for key in ts.KvStore.open(kvstore).result().list().result()
-        ]
-        arrays = {
-            name.removeprefix(part).removesuffix("/.zarray"): ts.open(
-                {
-                    "driver": "zarr",
-                    "kvstore": kvstore | {"path": name[: -len(".zarray")]},
-                }
-            ).result()
-            for name in keys
-            if name.startswith(part) and name.endswith("/.zarray")
-        }
-    except (ValueError, OSError) as error:
-        line = str(error).splitlines()[0][:200]
-        raise WeightsError(
-            f"{path}: checkpoint {step} cannot be read: {line}"
-        ) from None
-    if not arrays:
+    metas = {
+        name: LeafMeta(dtype, tuple(shape), found)
+        for name, (dtype, shape, found) in _meta(path, step)["leaves"].items()
+        if name.startswith(part)
+    }
+    if not metas:
         what = "moving average of the parameters" if ema else "parameters"
         raise WeightsError(f"{path}: checkpoint {step} has no {what}")
+    state = _folder(path).absolute() / "checkpoints" / str(step) / "state"
+    stored = StepArrays(state, metas)
     counter = Arrays(path, {})
+    checked = set()
 
-    def leaf(array: Any) -> Leaf:
+    def leaf(name: str) -> Leaf:
         def read(index: tuple[slice, ...]) -> np.ndarray:
-            numbers = np.asarray(array[index].read().result(), np.float32)
+            try:
+                if name not in checked:  # once, chunk by chunk
+                    stored.check_leaf(name)
+                    checked.add(name)
+                numbers = np.asarray(stored.read(name, index), np.float32)
+            except (CheckpointError, DamageError) as error:
+                raise WeightsError(
+                    f"{path}: checkpoint {step} cannot be read: {error}"
+                ) from None
             counter.bytes_read += numbers.nbytes
             return numbers
 
-        return Leaf(tuple(array.shape), read)
+        return Leaf(metas[name].shape, read)
 
-    leaves = {name.replace(".", "/"): leaf(array) for name, array in arrays.items()}
+    leaves = {
+        name.removeprefix(part).replace(".", "/"): leaf(name) for name in sorted(metas)
+    }
     return leaves, counter
 
 
