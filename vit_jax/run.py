@@ -120,6 +120,7 @@ def open_run(
         verify=config.checkpoint.verify,
         guard=lock.check if first else None,
         say=say,
+        alive=life.watchdog.beat,
     )
     stack.callback(checkpoints.close)
     with life.during("restore"):
