@@ -326,6 +326,7 @@ USER_ERRORS = {
     "vit_jax.checkpoint": "CheckpointError",
     "vit_jax.config": "ConfigError",
     "vit_jax.data.errors": "DataError",
+    "vit_jax.lock": "LockError",
     "vit_jax.predict": "PredictError",
     "vit_jax.weights.files": "WeightsError",
 }
