@@ -3,15 +3,13 @@
 import contextlib
 import json
 import os
-import pathlib
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import pytest
 
+from tests.lock_worker import Worker
 from vit_jax import lock as locks
 from vit_jax.lock import (
     LockError,
@@ -22,73 +20,6 @@ from vit_jax.lock import (
     owner,
     workdir,
 )
-
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-
-# Obeys a command a line: acquire FOLDER TIME, check, release, fork.
-WORKER = """
-import json, os, sys, time
-from vit_jax import lock
-from vit_jax.lock import files, owner
-assert not {"jax", "etils", "google"} & set(sys.modules)
-if "elsewhere" in sys.argv:  # a host that no kernel lock of the others reaches
-    files.try_lock = lambda file: True
-    owner._boot = lambda: f"boot of {os.getpid()}"
-held, said = None, []
-print("ready", flush=True)
-for line in sys.stdin:
-    verb, *words = json.loads(line)
-    try:
-        if verb == "acquire":
-            folder, at = words
-            while time.time() < at: pass
-            held = lock.WorkdirLock(folder, say=said.append).acquire()
-        elif verb == "check":
-            held.check()
-        elif verb == "release":
-            held.release()
-        elif verb == "fork":
-            child = os.fork()
-            if not child:
-                time.sleep(60)
-                os._exit(0)
-            said.append(child)
-        answer = ["ok", said]
-    except (lock.LockError, lock.LockLostError) as error:
-        answer = [type(error).__name__, str(error)]
-    print(json.dumps(answer), flush=True)
-"""
-
-
-class Worker:
-    """A process of its own that takes and checks locks when told to."""
-
-    def __init__(self, *arguments):
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", WORKER, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-        )
-        assert self.process.stdout.readline() == "ready\n"
-
-    def tell(self, *command):
-        self.process.stdin.write(json.dumps(command) + "\n")
-        self.process.stdin.flush()
-
-    def hear(self):
-        return json.loads(self.process.stdout.readline())
-
-    def ask(self, *command):
-        self.tell(*command)
-        return self.hear()
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-        self.process.stdin.close()
-        self.process.stdout.close()
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 from vit_jax.lock.owner import (
     EXPIRED_SECONDS,
+    UNKNOWN,
     LockError,
     LockLostError,
     Owner,
@@ -126,7 +127,7 @@ class FilePlace:
             os.replace(mine, self._path)
         finally:
             claim.unlink(missing_ok=True)
-        return found or _UNKNOWN
+        return found or UNKNOWN
 
     def _tidy(self) -> None:
         """Removes what starters left that were killed while they started."""
@@ -171,9 +172,6 @@ class FilePlace:
         """The time by the clock of the file system, which may be a server's."""
         os.utime(self._file)
         return os.fstat(self._file).st_mtime
-
-
-_UNKNOWN = Owner("", "?", "?", "", "", 0, "", "?")
 
 
 def try_lock(file: int) -> bool | None:

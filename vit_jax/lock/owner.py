@@ -90,6 +90,9 @@ class Owner:
         return _process_start(self.pid) == self.process_start
 
 
+UNKNOWN = Owner("", "?", "?", "", "", 0, "", "?")  # of a lock that cannot be read
+
+
 def held(place: str, owner: Owner | None, age: float | None = None) -> LockHeldError:
     """The error for who comes second.
 
