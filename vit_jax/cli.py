@@ -277,8 +277,9 @@ USER_ERRORS = {
     "vit_jax.config": "ConfigError",
     "vit_jax.data.errors": "DataError",
     "vit_jax.distributed": "StartError",
-    "vit_jax.lock": "LockHeldError",
+    "vit_jax.lock": "LockError",
     "vit_jax.predict": "PredictError",
+    "vit_jax.storage": "StorageError",
     "vit_jax.weights.files": "WeightsError",
 }
 
