@@ -19,9 +19,9 @@ from etils import epath
 from vit_jax.data.array_record import first_line
 from vit_jax.data.catalogue import convert_command, prepare_command
 from vit_jax.data.errors import DataError
-from vit_jax.data.facts import DatasetFacts, split_ranges
+from vit_jax.data.facts import DatasetFacts, check_features, split_ranges
 from vit_jax.data.tensorflow import import_tensorflow
-from vit_jax.data.tfds import check_features, describe_any, parse_record
+from vit_jax.data.tfds import describe_any, parse_record
 
 FILES_AT_ONCE = 16
 BUFFER = 4096  # examples: of ImageNet some 450 MB
