@@ -15,23 +15,6 @@ import sys
 
 from vit_jax.stopping import Stop, exit_code
 
-EXAMPLES = """\
-  --config.KEY=VALUE    replaces a field, any number of times; configs/base.py
-                        lists them, e.g. --config.optim.learning_rate=3e-4
-
-examples:
-  vit-jax train --config=configs/digits.py
-  vit-jax train --config=configs/vit_s16_i1k.py:B/16 --workdir=runs/b16 \\
-      --config.train.batch_size=4096 --config.mesh.fsdp=8
-  vit-jax train --config=configs/digits.py --workdir=runs/short \\
-      --config.train.duration.steps=200
-
-The same command again resumes where the work directory left off. Ctrl-C or SIGTERM
-saves and ends with code 130 or 143; a second one leaves at once. Other codes: 1 the run
-failed, 2 a mistake in the call, 3 no progress, 4 another process is gone, 5 the lock on
-the work directory was lost.
-"""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `vit-jax train`."""

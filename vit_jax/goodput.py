@@ -1,4 +1,4 @@
-"""Where a run's time goes: every instant belongs to one phase, so they sum to the whole.
+"""Where a run's time goes: each instant is in one phase, so they sum to the whole.
 
 Goodput is the share of `step`; all else is badput. The totals of earlier attempts at
 the same run are read back from its log, and work that was done twice becomes `lost`.
@@ -9,7 +9,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-PHASES = ("init", "restore", "compile", "data", "step", "eval", "save", "lost")
+PHASES: tuple[str, ...] = (
+    "init",
+    "restore",
+    "compile",
+    "data",
+    "step",
+    "eval",
+    "save",
+    "lost",
+)
 PREFIX = "goodput/"
 
 

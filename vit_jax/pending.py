@@ -35,7 +35,7 @@ class Pending:
     ) -> None:
         self._steps: list[tuple[int, dict[str, jax.Array]]] = []
         self._max, self._streak = max_nonfinite, streak
-        self._example_ids = example_ids
+        self.example_ids = example_ids
 
     def add(self, step: int, values: dict[str, jax.Array]) -> None:
         """Notes a step, and waits for the one two before it.
@@ -74,8 +74,8 @@ class Pending:
         text = f"{', '.join(bad) or 'the update'} at step {step} is not finite"
         if self._streak > 1:
             text += f", nor at the {self._streak - 1} before it"
-        if self._example_ids is not None:
-            ids = [int(one) for one in self._example_ids(step - 1)]
+        if self.example_ids is not None:
+            ids = [int(one) for one in self.example_ids(step - 1)]
             shown = ", ".join(map(str, ids[:32])) + (", ..." if len(ids) > 32 else "")
             text += f"; examples of step {step}: {shown}"
         return text

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -52,14 +53,15 @@ class Run:
     done: frozenset[str]  # names of results that the log has at ``start``
     saved: int  # the newest saved step
 
-    def ids(self, step: int) -> np.ndarray:
-        """Example ids of step ``step`` (0-based), as the loader draws them."""
-        assert self.loader is not None
-        return self.loader.ids(step)
+    def take_bad(self) -> list[Any]:
+        """Damaged examples that others took the place of, since the last call."""
+        return self.loader.take_bad() if self.loader is not None else []
 
     def ids_checksum(self, step: int) -> int:
-        """A number that says whether two runs saw the same examples at a step."""
-        return zlib.crc32(np.ascontiguousarray(self.ids(step), np.int64).tobytes())
+        """A number that says whether two runs drew the same examples at a step."""
+        assert self.pending.example_ids is not None
+        ids = np.ascontiguousarray(self.pending.example_ids(step), np.int64)
+        return zlib.crc32(ids.tobytes())
 
 
 @contextlib.contextmanager
@@ -161,7 +163,7 @@ def open_run(
         pending=Pending(
             max_nonfinite=config.train.max_nonfinite,
             streak=streak_of(rows, start),
-            example_ids=loader and loader.ids,
+            example_ids=ids_of(config, loader) if loader is not None else None,
         ),
         spikes=Spikes(**config.train.rollback, rows=rows),
         bad_examples=BadExampleLog(folder, jax.process_index()),
@@ -170,6 +172,17 @@ def open_run(
         saved=start,
     )
     return run, state
+
+
+def ids_of(config: ConfigDict, loader: Loader) -> Callable[[int], np.ndarray]:
+    """Example ids of a step (0-based), as the loader draws them."""
+    return functools.partial(
+        example_ids,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        num_examples=len(loader.source),
+        shuffle=config.data.shuffle,
+    )
 
 
 def read_log(folder: epath.Path) -> list[dict[str, Any]]:

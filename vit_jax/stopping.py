@@ -85,7 +85,9 @@ class Stop:
             number: signal.signal(number, self._handle) for number in SIGNALS
         }
         self._old_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
+        self._thread = threading.Thread(
+            target=self._listen, name="signals", daemon=True
+        )
         self._thread.start()
         return self
 
@@ -111,7 +113,7 @@ class Stop:
         os.close(self._write)
 
     def from_now_on_save(self) -> None:
-        """A step was done that no checkpoint holds: a signal no longer leaves at once."""
+        """No checkpoint holds the last step: a signal no longer leaves at once."""
         self._something_to_save = True
 
     def tick(self) -> None:

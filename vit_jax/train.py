@@ -277,7 +277,7 @@ def log(run: Run, step: int, state: Any) -> Any:
     scalars |= run.life.goodput.scalars()
     if run.config.log.example_ids:
         scalars["data/example_ids"] = float(run.ids_checksum(step))
-    if bad := run.bad_examples.write(run.loader.take_bad()):
+    if bad := run.bad_examples.write(run.take_bad()):
         run.progress.say(f"{bad} damaged examples were replaced")
     if run.bad_examples.count:
         scalars["data/bad_examples"] = float(run.bad_examples.count)

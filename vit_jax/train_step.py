@@ -79,7 +79,9 @@ def build_train_step(
             "grad_norm": optax.tree.norm(grads),
             "param_norm": optax.tree.norm(params),
         }
-        finite = jnp.isfinite(loss) & jnp.all(jnp.isfinite(jnp.stack([*norms.values()])))
+        finite = jnp.isfinite(loss) & jnp.all(
+            jnp.isfinite(jnp.stack([*norms.values()]))
+        )
         new_state = state.replace(params=params, opt_state=opt_state, ema=average)
         applied = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old), new_state, state

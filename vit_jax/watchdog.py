@@ -80,9 +80,7 @@ class Watchdog:
     def enter(self, phase: str) -> None:
         """A phase ended and this one begins."""
         now = self._clock()
-        stints = self._durations.setdefault(
-            self._phase, collections.deque(maxlen=101)
-        )
+        stints = self._durations.setdefault(self._phase, collections.deque(maxlen=101))
         stints.append(now - self._beaten)
         self._phase, self._beaten = phase, now
 
