@@ -94,7 +94,7 @@ def exclusive(
     finally:
         lock.release()
         if created:  # and nothing was written: a mistake leaves no trace
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):
                 folder.rmdir()
 
 
@@ -187,7 +187,9 @@ def ids_of(config: ConfigDict, loader: Loader) -> Callable[[int], np.ndarray]:
 
 def read_log(folder: epath.Path) -> list[dict[str, Any]]:
     """The rows logged so far, before any process changes them."""
-    rows = reporting.read_rows(folder / "metrics.jsonl")
+    rows: list[dict[str, Any]] = []
+    with contextlib.suppress(FileNotFoundError):  # a new run
+        rows = reporting.read_rows(folder / "metrics.jsonl")
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("the log is read")
     return rows
