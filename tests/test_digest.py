@@ -21,7 +21,7 @@ SHAPES = [(), (5,), (3, 4), (2, 3, 5), (0, 3), (1, 1, 7)]
 def numbers(dtype, shape, seed=0):
     bits = np.random.default_rng(seed).integers(0, 256, (*shape, 8), np.uint8)
     dtype = jnp.dtype(dtype)
-    if dtype == bool:
+    if dtype.name == "bool":
         return np.asarray(bits[..., 0] % 2 == 1)
     wide = np.ascontiguousarray(bits[..., : dtype.itemsize])
     return wide.view(dtype).reshape(shape)
@@ -77,11 +77,15 @@ def test_the_definition(dtype):
 def test_every_layout_has_the_same_digest(dtype):
     array = numbers(dtype, (8, 4, 16))
     expected = on_host(array)
-    mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    mesh = jax.make_mesh(
+        (4, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2
+    )
     axes = [None, "a", "b", ("a", "b")]
     seen = 0
     for spec in itertools.product(axes, repeat=3):
-        names = [n for part in spec for n in (part if isinstance(part, tuple) else [part])]
+        names = [
+            n for part in spec for n in (part if isinstance(part, tuple) else [part])
+        ]
         used = [name for name in names if name]
         if len(used) != len(set(used)):
             continue
@@ -190,6 +194,13 @@ def test_a_signed_text_tells_of_every_change():
         except ValueError:  # UnicodeDecodeError is one
             continue
         assert found == content, bit  # a blank became a tab, say
-    for wrong in ("", "[]", "3", json.dumps(content), text[:-1], text[: len(text) // 2]):
+    for wrong in (
+        "",
+        "[]",
+        "3",
+        json.dumps(content),
+        text[:-1],
+        text[: len(text) // 2],
+    ):
         with pytest.raises(ValueError):
             digest.signed(wrong)

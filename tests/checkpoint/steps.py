@@ -27,7 +27,9 @@ def state_of(step):
 def abstract(state):
     """Shapes, dtypes and shardings of a state."""
     return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=leaf.sharding
+        ),
         state,
     )
 

@@ -44,7 +44,9 @@ def flip(path, rng):
 
 def payload(folder, step):
     """The file that has the arrays' bytes: the largest."""
-    return max((folder / str(step) / "state").rglob("d/*"), key=lambda f: f.stat().st_size)
+    return max(
+        (folder / str(step) / "state").rglob("d/*"), key=lambda f: f.stat().st_size
+    )
 
 
 def check(folder, found, said, files_before):
@@ -72,7 +74,9 @@ def contents(folder):
 def damaged(folder, good, change):
     """Restores after ``change`` of one file after the other; where it fell back."""
     fell_back = []
-    for number, name in enumerate(str(f.relative_to(good)) for f in steps.files(good / "2")):
+    for number, name in enumerate(
+        str(f.relative_to(good)) for f in steps.files(good / "2")
+    ):
         shutil.rmtree(folder)
         shutil.copytree(good, folder)
         change(folder / name, number)
@@ -134,10 +138,14 @@ def test_every_flip_in_the_arrays_bytes_is_found(good, tmp_path):
 def test_when_all_are_damaged_each_is_named_and_training_does_not_start_over(folder):
     for step in (1, 2):
         (folder / str(step) / "meta" / "metadata").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"no checkpoint is left.*2: meta.*1: meta"):
+    with pytest.raises(
+        CheckpointError, match=r"no checkpoint is left.*2: meta.*1: meta"
+    ):
         restore(folder)
     assert steps.saved(folder) == []
-    with pytest.raises(CheckpointError, match="set aside earlier: 1-.*move .*quarantine"):
+    with pytest.raises(
+        CheckpointError, match=r"set aside earlier: 1-.*move .*quarantine"
+    ):
         restore(folder)
     shutil.move(folder / "quarantine", folder.parent / "away")
     assert restore(folder) == (None, [])
@@ -153,7 +161,9 @@ def test_a_reader_reports_and_moves_nothing(folder):
     with pytest.raises(CheckpointError, match=r"checkpoint 2 is damaged.*there: 1, 2"):
         reader.restore(2, ABSTRACT)
     assert steps.same(reader.restore(1, ABSTRACT)[0], steps.state_of(1))
-    with pytest.raises(CheckpointError, match=r"checkpoint 7 is not there; there: 1, 2"):
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint 7 is not there; there: 1, 2"
+    ):
         reader.restore(7, ABSTRACT)
     reader.close()
 
@@ -161,7 +171,10 @@ def test_a_reader_reports_and_moves_nothing(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.replace(ema={}), r"ema\.encoder\.b: saved bfloat16\[7\], wanted not"),
+        (
+            lambda s: s.replace(ema={}),
+            r"ema\.encoder\.b: saved bfloat16\[7\], wanted not",
+        ),
         (
             lambda s: s.replace(params=s.params | {"head": {"k": jnp.zeros((3, 5))}}),
             r"params\.head\.k: saved float32\[3, 2\], wanted float32\[3, 5\]",
