@@ -387,7 +387,7 @@ def test_a_good_config_has_no_problems():
         ("mesh.fsdp=-1", "at most one -1"),
         ("mesh.tensor=0", "sizes must be positive"),
         ("mesh.sequence=2", "sequence parallelism is not available"),
-        ("checkpoint.keep=0", "checkpoint.keep must be at least 1"),
+        ("checkpoint.keep=1", "checkpoint.keep must be at least 2"),
         ("checkpoint.best=val/acc", "did you mean 'val/accuracy'?"),
         ("checkpoint.best=test/accuracy", "known: val/accuracy, val/loss"),
     ],

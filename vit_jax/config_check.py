@@ -49,11 +49,15 @@ def _numbers(config: ConfigDict) -> list[str]:
     train, data = config.train, config.data
     return [
         *outside(
+            lambda value: value >= 2,  # one may be damaged after it was verified
+            "at least 2",
+            checkpoint__keep=config.checkpoint.keep,
+        ),
+        *outside(
             lambda value: value >= 1,
             "at least 1",
             train__batch_size=train.batch_size,
             train__accumulate=train.accumulate,
-            checkpoint__keep=config.checkpoint.keep,
             data__prefetch=data.prefetch,
             schedule__timescale=config.schedule.timescale,
         ),
