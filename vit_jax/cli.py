@@ -49,21 +49,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="where the run lives (default: runs/NAME OF THE CONFIG)",
     )
 
-    evaluate = verb(
-        "evaluate",
-        "Run the evaluations of a work directory.",
-        cli_help.EVALUATE_EXAMPLES,
-    )
+    evaluate = verb("evaluate", "Run the evaluations of a work directory.")
     evaluate.add_argument("--workdir", required=True, metavar="DIR")
     evaluate.add_argument(
         "--step", default="latest", metavar="N|best|latest", help="which checkpoint"
     )
 
-    prepare = verb(
-        "prepare",
-        "Prepare a data set in ArrayRecord format.",
-        cli_help.PREPARE_EXAMPLES,
-    )
+    prepare = verb("prepare", "Prepare a data set in ArrayRecord format.")
     add_prepared(prepare)
     add_weights_verbs(verb)
     return parser
