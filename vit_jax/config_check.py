@@ -258,10 +258,14 @@ def _durations(config: ConfigDict, num_examples: int | None) -> list[str]:
 
 
 def _data(config: ConfigDict, facts: Any) -> list[str]:
-    """Splits and classes against the data set's own."""
+    """What is asked of the data, and splits and classes against the data set's own."""
+    problems = _unknown("data.bad", config.data.bad, ("stop", "skip"))
+    if config.data.mix and config.data.name != "mix":
+        problems.append(
+            f"data.mix is set, but data.name is {config.data.name!r}: set it to 'mix'"
+        )
     if facts is None:
-        return []
-    problems = []
+        return problems
     splits = {"data.split": config.data.split} | {
         f"evals.{name}.split": section.split
         for name, section in config.evals.items()
