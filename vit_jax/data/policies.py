@@ -90,7 +90,7 @@ def grayscale(image: UInt8Image) -> UInt8Image:
     """Replaces every channel by the luma; one channel stays as it is."""
     if image.shape[2] == 1:
         return image
-    gray: np.ndarray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    gray = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
     return np.repeat(gray[:, :, None], image.shape[2], axis=2)
 
 
@@ -99,9 +99,8 @@ def gaussian_blur(image: UInt8Image, sigma: float) -> UInt8Image:
 
     PIL approximates it by box filters, which takes ten times as long.
     """
-    blurred: np.ndarray = cv2.GaussianBlur(
-        image, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE
-    )
+    blurred = cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+    blurred = np.asarray(blurred, np.uint8)
     return blurred.reshape(image.shape)  # OpenCV drops a channel axis of one
 
 
