@@ -31,6 +31,7 @@ def losses(num_devices, *changes):
     return values
 
 
+@pytest.mark.slow  # two compilations of a whole step
 def test_eight_devices_train_as_one_does():
     np.testing.assert_allclose(losses(8), losses(1), rtol=1e-5)
     assert len(set(losses(1))) == 4

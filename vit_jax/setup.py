@@ -208,7 +208,6 @@ def build_prepare(config: ConfigDict) -> mixing.PrepareBatch:
         mix_prob=section.mix_prob,
         mix_switch=section.mix_switch,
         mix_per=section.mix_per,
-        repeats=section.repeats,
         erase_rate=section.erase,
         erase_fill=section.erase_fill,
     )

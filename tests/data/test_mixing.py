@@ -49,7 +49,6 @@ def mix(images, labels, seed=0, **changes):
         "prob": 1.0,
         "switch": 0.5,
         "per": "batch",
-        "shift": 1,
     }
     images, labels = jnp.asarray(images), jnp.asarray(labels)
     key = jax.random.key(seed)
@@ -125,8 +124,7 @@ def test_prob_is_the_share_that_is_mixed(alphas):
 
 @pytest.mark.parametrize("alphas", [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0)])
 @pytest.mark.parametrize("per", mixing.MIX_PER)
-@pytest.mark.parametrize("shift", [1, 3])
-def test_mixed_pixels_and_labels_agree(alphas, per, shift):
+def test_mixed_pixels_and_labels_agree(alphas, per):
     images, labels = normal(32, 12, 10, 3), np.eye(32, dtype=np.float32)
     mixed, targets = mix(
         images,
@@ -134,12 +132,11 @@ def test_mixed_pixels_and_labels_agree(alphas, per, shift):
         mixup_alpha=alphas[0],
         cutmix_alpha=alphas[1],
         per=per,
-        shift=shift,
     )
-    partners = np.roll(images, shift, 0)
+    partners = np.roll(images, 1, 0)
     weights = np.diagonal(targets)
     expected = weights[:, None] * labels + (1 - weights[:, None]) * np.roll(
-        labels, shift, 0
+        labels, 1, 0
     )
     np.testing.assert_allclose(targets, expected, atol=1e-6)
     kinds = set()
@@ -210,7 +207,6 @@ def build(**changes):
         "mix_prob": 1.0,
         "mix_switch": 0.5,
         "mix_per": "batch",
-        "repeats": 1,
         "erase_rate": 0.0,
         "erase_fill": "noise",
     }
@@ -313,17 +309,8 @@ def test_erasing_comes_before_mixing_and_draws_for_itself():
         prob=1.0,
         switch=0.5,
         per="batch",
-        shift=1,
     )
     np.testing.assert_array_equal(both["images"], mixed)
-
-
-def test_repeats_are_not_mixed_with_themselves():
-    batch = batch_of(12)
-    copies = jax.tree.map(lambda rows: jnp.repeat(rows[:4], 3, axis=0), batch)
-    copies["label"] = jnp.repeat(jnp.arange(4), 3)
-    out = build(mixup_alpha=0.2, repeats=3)(copies, jax.random.key(0))
-    assert (np.count_nonzero(np.asarray(out["labels"]), axis=1) == 2).all()
 
 
 @pytest.mark.parametrize(

@@ -56,9 +56,10 @@ def mix(
     prob: float,
     switch: float,
     per: str,
-    shift: int,
 ) -> tuple[Float[Array, "B *V H W C"], Float[Array, "B K"]]:
-    """Mixup (arXiv 1710.09412) or cutmix (arXiv 1905.04899) with another row.
+    """Mixup (arXiv 1710.09412) or cutmix (arXiv 1905.04899) with the row before.
+
+    The first row's partner is the last one of the global batch.
 
     Mixup's weight of a row itself is at least 0.5, which changes only which of the two
     is called the other. Cutmix's box may leave the image; the labels are then weighted
@@ -74,7 +75,6 @@ def mix(
       switch: where both are on, the share of those that take cutmix.
       per: "batch", one draw for all rows, or "example". (The big_vision code draws one
         weight a device; that makes results depend on their number.)
-      shift: the partner of row i is row i - shift, around the end.
     """
     count = images.shape[0] if per == "example" else 1
     height, width = images.shape[-3:-1]
@@ -98,8 +98,8 @@ def mix(
     kept = kept.reshape(count, *views, *kept.shape[1:], 1)
     weight = weight[:, None]
     return (
-        kept * images + (1.0 - kept) * jnp.roll(images, shift, axis=0),
-        weight * labels + (1.0 - weight) * jnp.roll(labels, shift, axis=0),
+        kept * images + (1.0 - kept) * jnp.roll(images, 1, axis=0),
+        weight * labels + (1.0 - weight) * jnp.roll(labels, 1, axis=0),
     )
 
 
@@ -168,7 +168,6 @@ def build_prepare(
     mix_prob: float,
     mix_switch: float,
     mix_per: str,
-    repeats: int,
     erase_rate: float,
     erase_fill: str,
 ) -> PrepareBatch:
@@ -176,8 +175,7 @@ def build_prepare(
 
     It takes ``{"image": uint8 [B, *V, H, W, C], "label": int [B]}`` to
     ``{"images": float [B, *V, H, W, C], "labels": float [B, K]}``: normalise, flip,
-    erase, mix. ``repeats`` is how many copies of an image follow each other in a batch;
-    mixing looks for a partner beyond them.
+    erase, mix.
 
     Raises:
       ValueError: ``mix_per`` or ``erase_fill`` is unknown.
@@ -208,7 +206,6 @@ def build_prepare(
                 prob=mix_prob,
                 switch=mix_switch,
                 per=mix_per,
-                shift=repeats,
             )
         return {"images": images, "labels": labels}
 
