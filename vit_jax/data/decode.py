@@ -20,6 +20,7 @@ from PIL import Image
 
 from vit_jax.data.errors import BadExampleError
 from vit_jax.data.image_header import read_header
+from vit_jax.data.memory import Reusable
 
 UInt8Image = UInt8[np.ndarray, "H W C"]
 
@@ -39,16 +40,10 @@ _MAX_SCRATCH = 1 << 24  # bytes a thread keeps
 
 class _Scratch(threading.local):
     def __init__(self):
-        self.pixels = np.empty(0, np.uint8)
-
-
-def _references(scratch: _Scratch) -> int:
-    """Every view of an array, and view of a view, counts as a reference to it."""
-    return sys.getrefcount(scratch.pixels)
+        self.memory = Reusable()
 
 
 _scratch = _Scratch()
-_UNUSED = _references(_scratch)
 
 
 def decode(
@@ -147,16 +142,10 @@ def _say_without_simplejpeg() -> None:
 
 
 def _buffer(shape: tuple[int, int, int]) -> np.ndarray:
-    """Memory of this thread for an image, used again when nothing looks at it.
-
-    New memory for every image costs a third of the time of decoding it, in page faults.
-    """
-    size = shape[0] * shape[1] * shape[2]
-    if size > _MAX_SCRATCH:
+    """Where to decode to: this thread's own memory again, or new."""
+    if shape[0] * shape[1] * shape[2] > _MAX_SCRATCH:
         return np.empty(shape, np.uint8)
-    if _scratch.pixels.size < size or _references(_scratch) > _UNUSED:
-        _scratch.pixels = np.empty(size, np.uint8)
-    return _scratch.pixels[:size].reshape(shape)
+    return _scratch.memory.take(shape)
 
 
 def _check_png(data: bytes) -> None:

@@ -19,8 +19,7 @@ from vit_jax.data.catalogue import (
     split_name,
     unknown_name,
 )
-from vit_jax.data.errors import BadExampleError, DataError
-from vit_jax.data.example import parse_example
+from vit_jax.data.errors import DataError
 from vit_jax.data.split import parse_split
 
 
@@ -247,7 +246,7 @@ class TfdsSource:
         """On the first example: TFDS stores images as bytes and labels as integers."""
         try:
             self._parse(self._read(0))
-        except BadExampleError as error:
+        except IndexError as error:
             raise DataError(
                 f"data set {self.facts.name!r}: {self._image_key!r} and "
                 f"{self._label_key!r} are not an encoded image and a class label; set "
@@ -310,5 +309,12 @@ class TfdsSource:
         raise AssertionError("unreachable: the ranges add up to the length")
 
     def _parse(self, record: bytes) -> dict[str, Any]:
-        image, label = parse_example(record, self._image_key, self._label_key)
-        return {"image": image, "label": label}
+        from tensorflow_datasets.proto import tf_example_generated_pb2
+
+        # The generated module makes its classes as it is imported.
+        example = getattr(tf_example_generated_pb2, "Example")  # noqa: B009
+        fields = example.FromString(record).features.feature
+        return {
+            "image": fields[self._image_key].bytes_list.value[0],
+            "label": fields[self._label_key].int64_list.value[0],
+        }
