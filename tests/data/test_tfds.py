@@ -148,7 +148,8 @@ def test_tfrecord(tmp_path):
     (folder / "dataset_info.json").write_text(json.dumps(info | {"splits": []}))
     text = message("cifar10", tmp_path)
     assert f"in {folder} is in tfrecord format" in text
-    assert f"run: vit-jax prepare cifar10 --data_dir={tmp_path}" in text
+    assert f"vit-jax prepare cifar10 --data_dir={tmp_path} --convert" in text
+    assert "data.name=tfrecord:cifar10" in text
     # Older files do not name their format: it was TFRecord.
     info.pop("fileFormat")
     (folder / "dataset_info.json").write_text(json.dumps(info | {"splits": []}))
@@ -189,7 +190,8 @@ def test_missing_shard(own):
     shard = folder / tfds.describe("digits", dir=str(root)).shards["train"][0]
     shard.unlink()
     assert message("digits", root) == (
-        f"{shard} is missing; delete {folder} and prepare again"
+        f"{shard} is missing; move {folder} away and prepare again, "
+        "or go on without its examples: --config.data.bad=skip"
     )
     # The other split is whole.
     assert len(tfds.TfdsSource(name="digits", split="test", dir=str(root))) == 360

@@ -1,6 +1,5 @@
 """Prepares data sets in ArrayRecord, which has random access (uses TensorFlow)."""
 
-import contextlib
 import importlib
 import os
 import re
@@ -8,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from vit_jax.data.array_record import first_line
 from vit_jax.data.catalogue import (
     OWN_BUILDERS,
     known_names,
@@ -16,7 +16,9 @@ from vit_jax.data.catalogue import (
     unknown_name,
 )
 from vit_jax.data.errors import DataError
-from vit_jax.data.tfds import DatasetFacts, data_root, describe
+from vit_jax.data.facts import DatasetFacts
+from vit_jax.data.tensorflow import import_tensorflow
+from vit_jax.data.tfds import data_root, describe
 
 # The archives that TFDS's text does not put in a form to be checked.
 ARCHIVES = {"imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")}
@@ -74,19 +76,8 @@ def _ready(name: str, dir: str | None) -> DatasetFacts | None:
         ) from error
 
 
-def _quiet_tensorflow() -> None:
-    """Imports TensorFlow without its start-up noise, and takes accelerators from it."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    import tensorflow as tf
-
-    for kind in ("GPU", "TPU"):
-        with contextlib.suppress(RuntimeError):  # already initialised: as it is
-            tf.config.set_visible_devices([], kind)
-
-
 def _builder(name: str, dir: str | None) -> Any:
-    _quiet_tensorflow()
+    import_tensorflow()
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import naming
 
@@ -98,7 +89,7 @@ def _builder(name: str, dir: str | None) -> Any:
         _, settings = naming.parse_builder_name_kwargs(name)
         return tfds.builder_cls(base)(data_dir=os.fspath(data_root(dir)), **settings)
     except (ValueError, AssertionError, ImportError) as error:
-        raise DataError(f"{name!r}: {_first_line(error)}") from error
+        raise DataError(f"{name!r}: {first_line(error)}") from error
 
 
 def _full_name(builder: Any) -> str:
@@ -152,12 +143,12 @@ def _download(builder: Any, name: str, dir: str | None) -> None:
         )
     except (OSError, AssertionError, tfds.download.DownloadError) as error:
         raise DataError(
-            f"{name!r} could not be prepared: {_first_line(error)}"
+            f"{name!r} could not be prepared: {first_line(error)}"
         ) from error
     except Exception as error:
         if type(error).__module__.startswith(("requests", "urllib3")):
             raise DataError(
-                f"{name!r} could not be downloaded (no network?): {_first_line(error)}"
+                f"{name!r} could not be downloaded (no network?): {first_line(error)}"
             ) from error
         raise
 
@@ -165,8 +156,3 @@ def _download(builder: Any, name: str, dir: str | None) -> None:
 def _sizes(facts: DatasetFacts) -> str:
     splits = ", ".join(f"{name} {size:,}" for name, size in facts.splits.items())
     return f"{splits} examples, {facts.num_classes} classes"
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
