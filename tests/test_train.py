@@ -206,7 +206,9 @@ def poison(monkeypatch, steps):
             batch = dict(batch)
             factor = batch.pop("poison")
             prepared = prepare(batch, key)
-            return prepared | {"images": prepared["images"] * factor[:, None, None, None]}
+            return prepared | {
+                "images": prepared["images"] * factor[:, None, None, None]
+            }
 
         return poisoned
 
@@ -282,7 +284,11 @@ def test_a_huge_learning_rate(tmp_path):
 def test_a_loss_spike_goes_back_to_the_last_checkpoint(tmp_path, monkeypatch):
     """Any loss is a spike at a factor of 1e-6, once three are known."""
     changes = ("train.rollback.factor=0.000001", "train.rollback.window=3")
-    changes += ("checkpoint.every.steps=2", "checkpoint.keep=9", "train.duration.steps=6")
+    changes += (
+        "checkpoint.every.steps=2",
+        "checkpoint.keep=9",
+        "train.duration.steps=6",
+    )
     result, _ = run(tmp_path / "run", *changes)
     logged = rows(tmp_path / "run")
     back = [row for row in logged if "train/rolled_back_to" in row]

@@ -19,7 +19,7 @@ from vit_jax.config import ConfigError, check, resolve_duration
 from vit_jax.data import augment, mixing, sources
 from vit_jax.data.errors import DataError
 from vit_jax.data.facts import DatasetFacts, split_size
-from vit_jax.data.pipeline import Loader, Source
+from vit_jax.data.pipeline import Deferred, Loader, Source, StreamSource
 from vit_jax.evals.base import Evaluator
 from vit_jax.models import vit
 from vit_jax.objectives.base import split
@@ -254,7 +254,7 @@ def data_spec(config: ConfigDict) -> sources.DataSpec:
     )
 
 
-def open_source(config: ConfigDict, expression: str) -> Source:
+def open_source(config: ConfigDict, expression: str) -> Source | StreamSource:
     """The examples of one split of the configured data set."""
     return sources.open_source(data_spec(config), expression)
 
@@ -268,7 +268,8 @@ def image_size(config: ConfigDict) -> tuple[int, int]:
 def build_loader(config: ConfigDict, mesh: jax.sharding.Mesh) -> Loader:
     """The training split, augmented on the host."""
     section = config.data.augment
-    transform = augment.train_transform(
+    transform = Deferred(
+        augment.train_transform,
         image_size=image_size(config),
         channels=config.model.channels,
         crop=section.crop,
@@ -280,6 +281,7 @@ def build_loader(config: ConfigDict, mesh: jax.sharding.Mesh) -> Loader:
         randaugment_magnitude=section.randaugment_magnitude,
         color_jitter=section.color_jitter,
         views=section.views,
+        max_pixels=config.data.max_pixels,
     )
     return Loader(
         open_source(config, config.data.split),
@@ -288,6 +290,11 @@ def build_loader(config: ConfigDict, mesh: jax.sharding.Mesh) -> Loader:
         batch_size=config.train.batch_size,
         seed=config.seed,
         threads=config.data.threads,
+        workers=config.data.workers,
+        repeats=section.repeats,
+        bad=config.data.bad,
+        max_bad=config.data.max_bad,
+        batches=config.data.prefetch + 3,  # in the making, and in use by two steps
     )
 
 
@@ -303,18 +310,24 @@ def build_evaluator(
     It calls ``beat`` after each batch.
     """
     section = config.evals[name]
-    transform = augment.eval_transform(
+    transform = Deferred(
+        augment.eval_transform,
+        takes_rng=False,
         image_size=image_size(config),
         channels=config.model.channels,
         resize=section.resize,
+        max_pixels=config.data.max_pixels,
     )
+    # By threads always: worker processes would sit idle between evaluations.
     loader = Loader(
         open_source(config, section.split),
-        lambda image, rng: transform(image),
+        transform,
         sharding=sharding.batch_sharding(parts.mesh),
         batch_size=section.batch_size or config.train.batch_size,
         seed=config.seed,
         threads=config.data.threads,
+        bad=config.data.bad,
+        max_bad=config.data.max_bad,
     )
     return evals.EVALUATORS[section.name](
         loader=loader,

@@ -6,7 +6,6 @@ A result may share memory with the array that was passed in: copy before writing
 """
 
 import functools
-import io
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -14,50 +13,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
 
+from vit_jax.data.decode import MAX_PIXELS, decode
 from vit_jax.data.policies import POLICIES
 from vit_jax.data.policies import color_jitter as jitter
 from vit_jax.data.randaugment import Number, UInt8Image
 
-# Threads of the input pipeline already use every core.
-cv2.setNumThreads(0)
-
 _CROP_ATTEMPTS = 100
-
-
-def decode(image: bytes | np.ndarray, *, channels: int) -> UInt8Image:
-    """Turns encoded bytes or a pixel array into a uint8 image [H, W, channels].
-
-    EXIF orientation is ignored and alpha is dropped, as TensorFlow does. A file that
-    is damaged but has a valid header may decode to garbled pixels without an error:
-    the decoders do not report it.
-
-    Args:
-      image: an encoded PNG, JPEG, WebP, ... file, or uint8 pixels [H, W], [H, W, 1] or
-        [H, W, 3] in RGB order. Pixels that already fit are returned as they are.
-      channels: 3 for RGB, 1 for gray.
-
-    Raises ValueError for bytes that are no image and arrays of other shapes or types.
-    """
-    if channels not in (1, 3):
-        raise ValueError(f"channels must be 1 (gray) or 3 (RGB), got {channels}")
-    if isinstance(image, bytes):
-        return _decode_bytes(image, channels)
-    if image.dtype != np.uint8 or image.ndim not in (2, 3):
-        raise ValueError(
-            "expected uint8 pixels [H, W], [H, W, 1] or [H, W, 3], "
-            f"got {image.dtype} {list(image.shape)}"
-        )
-    if image.ndim == 2:
-        image = image[:, :, None]
-    if image.shape[2] == channels:
-        return image
-    if image.shape[2] == 1:
-        return _with_channels(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB))
-    if image.shape[2] == 3:
-        return _with_channels(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
-    raise ValueError(f"expected 1 or 3 channels, got pixels {list(image.shape)}")
 
 
 def inception_crop(
@@ -208,6 +170,7 @@ def train_transform(
     randaugment_magnitude: Number,
     color_jitter: Number,
     views: int,
+    max_pixels: int = MAX_PIXELS,
 ) -> Callable[[bytes | np.ndarray, np.random.Generator], np.ndarray]:
     """Builds the training transform: decode, crop, policy, colour jitter.
 
@@ -223,6 +186,7 @@ def train_transform(
       randaugment_magnitude: shared strength of them.
       color_jitter: strength for brightness, contrast and saturation; 0 is off.
       views: how many times an image is cropped and augmented.
+      max_pixels: of an encoded image; one that says it has more is damaged.
 
     Returns:
       A function (image, rng) -> contiguous uint8 [H, W, C], or [V, H, W, C] where
@@ -270,7 +234,7 @@ def train_transform(
         return np.ascontiguousarray(image)
 
     def transform(image: bytes | np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        pixels = decode(image, channels=channels)
+        pixels = decode(image, channels=channels, max_pixels=max_pixels)
         if views == 1:
             return make_view(pixels, rng)
         return np.stack([make_view(pixels, rng) for _ in range(views)])
@@ -279,7 +243,11 @@ def train_transform(
 
 
 def eval_transform(
-    *, image_size: tuple[int, int], channels: int, resize: int
+    *,
+    image_size: tuple[int, int],
+    channels: int,
+    resize: int,
+    max_pixels: int = MAX_PIXELS,
 ) -> Callable[[bytes | np.ndarray], UInt8Image]:
     """Builds the evaluation transform: decode, resize, central crop.
 
@@ -288,6 +256,7 @@ def eval_transform(
       channels: 3 for RGB, 1 for gray.
       resize: the smaller side before the central crop, for example 256 for 224; 0
         resizes straight to `image_size` and crops nothing.
+      max_pixels: of an encoded image; one that says it has more is damaged.
 
     Returns:
       A function image -> contiguous uint8 [H, W, C].
@@ -296,7 +265,7 @@ def eval_transform(
         raise ValueError(f"resize must be 0 (no crop) or positive, got {resize}")
 
     def transform(image: bytes | np.ndarray) -> UInt8Image:
-        image = decode(image, channels=channels)
+        image = decode(image, channels=channels, max_pixels=max_pixels)
         if resize:
             image = resize_small(image, size=resize)
             image = central_crop(image, image_size=image_size)
@@ -328,33 +297,6 @@ def _check_train(
             f'"simple" reflects pad pixels, so pad must be less than {min(image_size)} '
             f"(image_size), got {pad}"
         )
-
-
-def _decode_bytes(data: bytes, channels: int) -> UInt8Image:
-    flags = cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE
-    flags |= cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:  # an empty buffer, or more pixels than OpenCV's limit
-        pixels = None
-    if pixels is None:
-        return _decode_with_pil(data, channels)
-    if channels == 3:
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-    return _with_channels(pixels)
-
-
-def _decode_with_pil(data: bytes, channels: int) -> UInt8Image:
-    """Decodes the formats that OpenCV does not read."""
-    mode = "RGB" if channels == 3 else "L"
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            return _with_channels(np.array(opened.convert(mode)))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"cannot decode image: {len(data)} bytes starting {data[:8]!r} are in no "
-            "format that OpenCV or PIL reads, or are damaged"
-        ) from error
 
 
 def _sample_box(
