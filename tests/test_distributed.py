@@ -1,6 +1,5 @@
 """Several processes as one run: the same numbers, one stop for all, who is gone."""
 
-import json
 import os
 import re
 import signal
@@ -145,7 +144,11 @@ def test_a_signal_to_one_stops_all_at_one_saved_step(tmp_path, number):
     assert codes == [128 + number] * 2, done
     assert time.monotonic() - begun < 20
     step = int(re.search(r"step ([\d,]+) is saved", done[0][1])[1].replace(",", ""))
-    saved = [int(p.name) for p in (tmp_path / "run/checkpoints").iterdir() if p.name.isdigit()]
+    saved = [
+        int(p.name)
+        for p in (tmp_path / "run/checkpoints").iterdir()
+        if p.name.isdigit()
+    ]
     assert max(saved) == step == max(losses(tmp_path / "run"))
     assert not (tmp_path / "run" / "lock").exists()
 

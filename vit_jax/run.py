@@ -39,7 +39,7 @@ class Run:
     steps: setup.Steps
     start: int
     life: Life
-    lock: WorkdirLock
+    guard: Callable[[], None]  # raises when the work directory's lock was lost
     checkpoints: Checkpoints
     evaluations: Evaluations
     loader: Loader | None  # None when nothing is left to train
@@ -115,13 +115,13 @@ def open_run(
 
     All is closed with ``stack``.
     """
-    first = jax.process_index() == 0
+    guard = lock.check if jax.process_index() == 0 else _unguarded
     checkpoints = Checkpoints(
         folder / "checkpoints",
         keep=config.checkpoint.keep,
         best=config.checkpoint.best,
         verify=config.checkpoint.verify,
-        guard=lock.check if first else None,
+        guard=guard,
         say=say,
         alive=life.watchdog.beat,
     )
@@ -150,7 +150,7 @@ def open_run(
         steps=steps,
         start=start,
         life=life,
-        lock=lock,
+        guard=guard,
         checkpoints=checkpoints,
         evaluations=evaluations,
         loader=loader,
@@ -173,6 +173,10 @@ def open_run(
         saved=start,
     )
     return run, state
+
+
+def _unguarded() -> None:
+    """The first process holds the lock for all."""
 
 
 def ids_of(
