@@ -59,7 +59,10 @@ class Checkpoints:
         self.directory = epath.Path(directory)
         self._best = best
         self._manager = ocp.CheckpointManager(
-            self.directory.absolute(),
+            # An absolute path of a bucket would be one of this file system.
+            self.directory
+            if os.fspath(directory).startswith("gs://")
+            else self.directory.absolute(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=_preservation(keep, best),
                 best_fn=(lambda metrics: _rank(metrics, best)) if best else None,

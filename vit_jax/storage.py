@@ -1,5 +1,6 @@
 """Work directories in a bucket: what has to be in place before one is used."""
 
+import functools
 import importlib.util
 import logging
 import os
@@ -49,6 +50,7 @@ def prepare(path: str | os.PathLike[str]) -> None:
     emulator = os.environ.get("STORAGE_EMULATOR_HOST")
     if emulator:
         os.environ.setdefault("TENSORSTORE_GCS_HTTP_URL", emulator)
+        os.environ.setdefault("GOOGLE_AUTH_TOKEN_FOR_TESTING", "emulated")
         # Otherwise asked of the real service, which knows nothing of these buckets.
         os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     _check_reachable(text, emulator)
@@ -77,6 +79,14 @@ def client() -> Any:
         ) from error
 
 
+def absolute(path: str | os.PathLike[str]) -> Any:
+    """An absolute path of etils.epath, which takes ``gs://`` for a relative one."""
+    from etils import epath
+
+    folder = epath.Path(path).expanduser()
+    return folder if is_bucket(path) else folder.absolute()
+
+
 def _is_installed(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
@@ -84,6 +94,7 @@ def _is_installed(name: str) -> bool:
         return False
 
 
+@functools.cache
 def _check_reachable(path: str, emulator: str | None) -> None:
     """Without a network every request is tried again for minutes."""
     host, port = SERVICE, 443

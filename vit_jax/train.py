@@ -12,7 +12,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from vit_jax import metrics as reporting
-from vit_jax import setup, warm_start
+from vit_jax import setup, storage, warm_start
 from vit_jax.checkpoint import Checkpoints
 from vit_jax.config import ConfigError, diff, snapshot, unsafe_changes
 from vit_jax.data.pipeline import train_batches
@@ -152,7 +152,6 @@ def restore_or_init(
 @contextlib.contextmanager
 def opened(config: ConfigDict, workdir: epath.Path, steps: setup.Steps, start: int):
     """Progress and metric writer around the loop; both closed whatever happens."""
-    reporting.truncate_after(workdir / "metrics.jsonl", start)
     with reporting.Progress(
         total_steps=steps.total,
         batch_size=config.train.batch_size,
@@ -162,6 +161,7 @@ def opened(config: ConfigDict, workdir: epath.Path, steps: setup.Steps, start: i
             workdir,
             tensorboard=config.log.tensorboard,
             progress=progress,
+            after=start,
         )
         try:
             yield progress, writer
@@ -178,6 +178,7 @@ def train(config: ConfigDict, workdir: str, *, say: Callable = print) -> Result:
       NonFiniteError: the loss diverged; the last good checkpoint stays.
     """
     started = time.perf_counter()
+    storage.prepare(workdir)
     folder = epath.Path(workdir).expanduser()
     config = warm_start.adopt(config, folder)
     facts = setup.describe_data(config)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax import storage
 from vit_jax.models import variants
 from vit_jax.weights.arrays import Arrays
 from vit_jax.weights.base import Card, Inferred, Preprocessing
@@ -54,9 +55,9 @@ def read_config(path: str) -> dict[str, Any]:
 
 def _folder(path: str) -> Any:
     """A path that may be in a bucket."""
-    from etils import epath
-
-    return epath.Path(path).expanduser()
+    if storage.is_bucket(path):
+        storage.prepare(path)
+    return storage.absolute(path)
 
 
 def _tuples(value: Any) -> Any:
@@ -142,7 +143,7 @@ def open_leaves(
     """
     import tensorstore as ts
 
-    state = f"{_folder(path).absolute() / 'checkpoints' / str(step) / 'state'}/"
+    state = f"{_folder(path) / 'checkpoints' / str(step) / 'state'}/"
     base = state if "://" in state else f"file://{state}"
     kvstore = {"driver": "ocdbt", "base": base}
     part = "ema." if ema else "params."
