@@ -46,7 +46,8 @@ def prepare(path: str | os.PathLike[str]) -> None:
             "'vit-jax[gcs]'"
         )
     os.environ.setdefault("EPATH_USE_TF", "false")
-    logging.getLogger("gcsfs").setLevel(logging.ERROR)
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it raises them as well
+    _forget_listings()
     emulator = os.environ.get("STORAGE_EMULATOR_HOST")
     if emulator:
         os.environ.setdefault("TENSORSTORE_GCS_HTTP_URL", emulator)
@@ -54,6 +55,24 @@ def prepare(path: str | os.PathLike[str]) -> None:
         # Otherwise asked of the real service, which knows nothing of these buckets.
         os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     _check_reachable(text, emulator)
+
+
+def _forget_listings() -> None:
+    """gcsfs remembers listings, and knows nothing of what tensorstore writes."""
+    from fsspec import config
+
+    for protocol in ("gcs", "gs"):
+        config.conf.setdefault(protocol, {}).setdefault("use_listings_cache", False)
+
+
+def write_text(path: Any, text: str) -> None:
+    """Writes a file of etils.epath: others find the old or the new one, whole."""
+    if is_bucket(path):
+        path.write_text(text)  # an object appears when it is complete
+        return
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 def client() -> Any:

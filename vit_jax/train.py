@@ -56,9 +56,7 @@ def save_config(
     workdir.mkdir(parents=True, exist_ok=True)
     if class_names:
         (workdir / "classes.txt").write_text("\n".join(class_names) + "\n")
-    temporary = workdir / "config.json.tmp"
-    temporary.write_text(json.dumps(new, indent=2))
-    temporary.replace(path)
+    storage.write_text(path, json.dumps(new, indent=2))
 
 
 class Evaluations:
