@@ -227,6 +227,19 @@ def test_service_that_is_out_of_reach_is_one_line(monkeypatch):
         storage.prepare("gs://bucket/run")
 
 
+def test_service_that_hangs_is_one_line(monkeypatch):
+    for name in ("STORAGE_EMULATOR_HOST", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(storage, "REACH_SECONDS", 0.1)
+    monkeypatch.setattr(
+        storage.socket, "create_connection", lambda *_, **__: time.sleep(2)
+    )
+    begun = time.monotonic()
+    with pytest.raises(storage.StorageError, match=r"cannot be reached .no answer"):
+        storage.prepare("gs://bucket/run")
+    assert time.monotonic() - begun < 1.5
+
+
 def test_package_that_is_missing_is_named(monkeypatch):
     monkeypatch.setattr(storage, "_is_installed", lambda name: name != "gcsfs")
     with pytest.raises(storage.StorageError, match=r"gcsfs .*pip install 'vit-jax.gcs"):

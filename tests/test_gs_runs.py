@@ -222,6 +222,7 @@ def test_checkpoint_goes_to_the_bucket_and_back(bucket, folder):
     import numpy as np
 
     from vit_jax.checkpoint import Checkpoints
+    from vit_jax.weights import workdir
 
     storage.prepare(folder)
     state = {"params": {"kernel": jax.numpy.arange(64.0).reshape(8, 8)}}
@@ -240,6 +241,12 @@ def test_checkpoint_goes_to_the_bucket_and_back(bucket, folder):
     assert evaluations == {"val/loss": 1.0}
     np.testing.assert_array_equal(
         restored["params"]["kernel"], state["params"]["kernel"]
+    )
+    assert workdir.find_step(folder) == 2  # as export and predict read it
+    leaves, _ = workdir.open_leaves(folder, 2)
+    rows = slice(2, 4), slice(None)
+    np.testing.assert_array_equal(
+        leaves["kernel"].read(rows), state["params"]["kernel"][rows]
     )
 
 

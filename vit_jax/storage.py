@@ -5,6 +5,7 @@ import importlib.util
 import logging
 import os
 import socket
+import threading
 import urllib.parse
 from typing import Any
 
@@ -122,10 +123,21 @@ def _check_reachable(path: str, emulator: str | None) -> None:
         host, port = url.hostname or "localhost", url.port or 80
     elif os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY"):
         return
+    reason = ["no answer"]
+    thread = threading.Thread(target=_connect, args=(host, port, reason), daemon=True)
+    thread.start()
+    thread.join(REACH_SECONDS)  # looking up the name of a host has no limit of its own
+    if reason:
+        raise StorageError(
+            f"{path}: {host} cannot be reached ({reason[0]}); check the network, or "
+            "use a local --workdir"
+        )
+
+
+def _connect(host: str, port: int, reason: list[str]) -> None:
+    """Empties ``reason`` where a connection can be made."""
     try:
         socket.create_connection((host, port), timeout=REACH_SECONDS).close()
+        reason.clear()
     except OSError as error:
-        raise StorageError(
-            f"{path}: {host} cannot be reached ({error}); check the network, or use a "
-            "local --workdir"
-        ) from error
+        reason[:] = [str(error)]
