@@ -192,7 +192,7 @@ def read_log(folder: epath.Path) -> list[dict[str, Any]]:
     """The rows logged so far, before any process changes them."""
     rows: list[dict[str, Any]] = []
     with contextlib.suppress(FileNotFoundError):  # a new run
-        rows = reporting.read_rows(folder / "metrics.jsonl")
+        rows = reporting.read_rows(folder)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("the log is read")
     return rows
@@ -218,15 +218,16 @@ def restore_or_init(
 def opened(config: ConfigDict, workdir: epath.Path, steps: setup.Steps, start: int):
     """Progress and metric writer around the loop; both closed whatever happens."""
     first = jax.process_index() == 0
-    if first:
-        reporting.truncate_after(workdir / "metrics.jsonl", start)
     with reporting.Progress(
         total_steps=steps.total, batch_size=config.train.batch_size, quiet=not first
     ) as progress:
         writer: reporting.Writer = reporting.MultiWriter()
         if first:
             writer = reporting.create_writer(
-                workdir, tensorboard=config.log.tensorboard, progress=progress
+                workdir,
+                tensorboard=config.log.tensorboard,
+                progress=progress,
+                after=start,
             )
         try:
             yield progress, writer

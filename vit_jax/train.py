@@ -9,7 +9,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from vit_jax import goodput, rollback, setup, warm_start
+from vit_jax import goodput, rollback, setup, storage, warm_start
 from vit_jax import metrics as reporting
 from vit_jax.checkpoint import CheckpointError
 from vit_jax.data.errors import DataError
@@ -74,6 +74,7 @@ def train(
       Interrupted: a signal came; the state is saved.
     """
     started = time.perf_counter()
+    storage.prepare(workdir)
     folder = epath.Path(workdir).expanduser()
     first = jax.process_index() == 0
     say = say if first else _nothing
