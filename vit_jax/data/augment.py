@@ -171,7 +171,8 @@ def train_transform(
     )
 
     def transform(image: bytes | np.ndarray, rng: np.random.Generator) -> UInt8Image:
-        image = crop_image(decode(image, channels=channels, max_pixels=max_pixels), rng)
+        image = decode(image, channels=channels, max_pixels=max_pixels, fast=True)
+        image = crop_image(image, rng)
         if randaugment_layers:
             # Cropped views are uncontiguous, which OpenCV and PIL would copy per op.
             image = randaugment(

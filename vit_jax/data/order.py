@@ -4,8 +4,10 @@ Nothing is kept between steps: the position in the data is the step.
 """
 
 import functools
+from typing import Any
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 
 
 @functools.lru_cache(maxsize=3)  # a batch may span two epochs; the next is made early
@@ -93,6 +95,16 @@ def _generator(
     # and neighbouring rows would share their key.
     key = np.array([seed, (purpose << 63) + number], dtype=np.uint64)
     if not stream:
-        return np.random.Generator(np.random.Philox(key=key))
+        return np.random.Generator(np.random.Philox(_Key(key)))
     counter = np.array([0, 0, 0, stream], dtype=np.uint64)  # 2**192 draws further on
-    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+    return np.random.Generator(np.random.Philox(_Key(key), counter=counter))
+
+
+class _Key(ISeedSequence):
+    """A key as it is. Given as ``key=``, Philox would first ask the system for noise."""
+
+    def __init__(self, key: np.ndarray):
+        self._key = key
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
+        return self._key
