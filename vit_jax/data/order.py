@@ -101,7 +101,7 @@ def _generator(
 
 
 class _Key(ISeedSequence):
-    """A key as it is. Given as ``key=``, Philox would first ask the system for noise."""
+    """A key as it is; given ``key=``, Philox would first ask the system for noise."""
 
     def __init__(self, key: np.ndarray):
         self._key = key
