@@ -95,9 +95,9 @@ def _generator(
     # and neighbouring rows would share their key.
     key = np.array([seed, (purpose << 63) + number], dtype=np.uint64)
     if not stream:
-        return np.random.Generator(np.random.Philox(_Key(key)))
+        return np.random.Generator(np.random.Philox(_Key(key))  # type: ignore)
     counter = np.array([0, 0, 0, stream], dtype=np.uint64)  # 2**192 draws further on
-    return np.random.Generator(np.random.Philox(_Key(key), counter=counter))
+    return np.random.Generator(np.random.Philox(_Key(key), counter=counter))  # type: ignore
 
 
 class _Key(ISeedSequence):
