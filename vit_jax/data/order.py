@@ -94,10 +94,10 @@ def _generator(
     # A uint64 array: a list of Python numbers this large would pass through float64,
     # and neighbouring rows would share their key.
     key = np.array([seed, (purpose << 63) + number], dtype=np.uint64)
-    if not stream:
-        return np.random.Generator(np.random.Philox(_Key(key))  # type: ignore)
-    counter = np.array([0, 0, 0, stream], dtype=np.uint64)  # 2**192 draws further on
-    return np.random.Generator(np.random.Philox(_Key(key), counter=counter))  # type: ignore
+    # 2**192 draws further on, for another stream.
+    counter = np.array([0, 0, 0, stream], dtype=np.uint64) if stream else None
+    philox = np.random.Philox(_Key(key), counter=counter)  # type: ignore
+    return np.random.Generator(philox)
 
 
 class _Key(ISeedSequence):
