@@ -140,7 +140,7 @@ def print_table(
         outcomes = [record.outcome for record in records]
         if not outcomes:
             why = not_run.get(label) or "no trial in the time given"
-            text = f"FAIL: {broken[label]}" if label in broken else f"not run: {why}"
+            text = f"FAIL: {broken[label].splitlines()[0]}" if label in broken else f"not run: {why}"
             print(f"| {label} | {scenario.bar} | {text} | 0 | | |")
             continue
         good = core.passed(scenario, outcomes)
@@ -204,11 +204,8 @@ def verdict(
 ) -> int:
     """Prints the last line and returns the exit code."""
     run = [label for label in labels if store.records(label)]
-    left = (
-        f"; not run: {', '.join(set(labels) - set(run))}"
-        if len(run) < len(labels)
-        else ""
-    )
+    missing = [label for label in labels if label not in {*run, *failed}]
+    left = f"; not run: {', '.join(missing)}" if missing else ""
     if failed:
         print(f"FAILED: {', '.join(failed)}{left}")
         return 1

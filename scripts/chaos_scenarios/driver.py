@@ -81,13 +81,22 @@ class Step:
 
     def __call__(self, *args: Any) -> Any:
         if self._compiled:
+            args = self._poisoned(*args)
             return self._plan.around("stepping", self._step, *args)
         self._compiled = True  # the first step of a run is inside `compiling`
         return self._plan.around("compiling", self, *args)
 
     def lower(self, *args: Any, **kwargs: Any) -> Any:
         self._plan.mark("begin", "compiling", 1)
-        return Lowered(self._step.lower(*args, **kwargs), self._plan)
+        lowered = self._step.lower(*self._poisoned(*args), **kwargs)
+        return Lowered(lowered, self._plan)
+
+    def _poisoned(self, state: Any, frozen: Any, batch: Any, *rest: Any) -> tuple:
+        if not self._plan.poison:
+            return state, frozen, batch, *rest
+        done = state.step.item() if hasattr(state.step, "item") else 0  # or a shape
+        value = self._plan.poison.get(done + 1, 0.0)
+        return state, frozen, with_poison(batch, value), *rest
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._step, name)
@@ -147,7 +156,7 @@ def install(plan: Plan) -> None:
         original = getattr(Checkpoints, name)
         setattr(Checkpoints, name, marked_call(plan, place, original))
     if plan.poison:
-        poison_batches(plan)
+        patch(setup, "build_prepare", poisoning)
 
 
 def marked_call(plan: Plan, place: str, original: Callable) -> Callable:
@@ -160,40 +169,25 @@ def marked_call(plan: Plan, place: str, original: Callable) -> Callable:
     return method
 
 
-def poison_batches(plan: Plan) -> None:
-    """Makes the images of chosen steps non-finite.
+def with_poison(batch: dict[str, Any], value: float) -> dict[str, Any]:
+    """A batch with a number a row beside the images: 0, or the poison.
 
-    Images on the host are uint8 and cannot be: the loader sends a number a row beside
-    them, 0 or the poison, and the device adds it once they have become floats.
+    Images on the host are uint8 and cannot be other than finite, so the device adds
+    this once they have become floats. Shapes get a shape beside them.
     """
-    from vit_jax import setup
-
-    def with_poison(build: Callable) -> Callable:
-        def build_loader(config: Any, *args: Any, **kwargs: Any) -> Any:
-            loader = build(config, *args, **kwargs)
-            batch, size = loader.batch, config.train.batch_size
-
-            def poisoned(ids: Any, first_position: int) -> dict[str, Any]:
-                made = batch(ids, first_position)
-                value = plan.poison.get(first_position // size + 1, 0.0)
-                rows = np.full(made["label"].shape, value, np.float32)
-                made["poison"] = make_like(rows, made["label"].sharding)
-                return made
-
-            loader.batch = poisoned
-            return loader
-
-        return build_loader
-
-    patch(setup, "build_loader", with_poison)
-    patch(setup, "build_prepare", poisoning)
-
-
-def make_like(rows: np.ndarray, sharding: Any) -> Any:
-    """A global array from the same rows on every process."""
     import jax
 
-    return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
+    label = batch["label"]
+    if isinstance(label, jax.ShapeDtypeStruct):
+        rows: Any = jax.ShapeDtypeStruct(
+            label.shape, np.float32, sharding=label.sharding
+        )
+    else:
+        filled = np.full(label.shape, value, np.float32)
+        rows = jax.make_array_from_callback(
+            label.shape, label.sharding, lambda index: filled[index]
+        )
+    return dict(batch) | {"poison": rows}
 
 
 def poisoning(build: Callable) -> Callable:
@@ -206,9 +200,9 @@ def poisoning(build: Callable) -> Callable:
             batch = dict(batch)
             poison = batch.pop("poison")
             batch = prepare(batch, key)
-            image = batch["image"]
-            added = poison.astype(image.dtype).reshape(-1, *[1] * (image.ndim - 1))
-            return batch | {"image": image + added}
+            images = batch["images"]
+            added = poison.astype(images.dtype).reshape(-1, *[1] * (images.ndim - 1))
+            return batch | {"images": images + added}
 
         return prepared
 

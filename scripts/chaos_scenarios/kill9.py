@@ -1,6 +1,7 @@
 """SIGKILL at random instants, then the same command: is it as if never killed?"""
 
 import dataclasses
+import os
 import pathlib
 import signal
 import time
@@ -42,12 +43,16 @@ def straight_run(context: Context, home: pathlib.Path) -> Straight:
     return Straight(second, float((folder / "second.seconds").read_text()))
 
 
-def unfinished(workdir: pathlib.Path) -> set[str]:
-    """Names of checkpoints under way."""
-    folder = workdir / "checkpoints"
+def unfinished(workdir: pathlib.Path, since: float = 0.0) -> set[str]:
+    """Names of checkpoints under way, or left half-way, begun after a time."""
     try:
-        return {path.name for path in folder.iterdir() if "tmp" in path.name}
-    except FileNotFoundError:
+        with os.scandir(workdir / "checkpoints") as entries:
+            return {
+                entry.name
+                for entry in entries
+                if "tmp" in entry.name and entry.stat().st_ctime > since
+            }
+    except FileNotFoundError:  # no folder yet, or one that has just been renamed
         return set()
 
 
@@ -57,9 +62,10 @@ def kill_in_save(
     """Kills within milliseconds of the beginning of one of the saves to come."""
     done = max(compare.committed(workdir), default=0)
     to_come = range(done + EVERY, STEPS + 1, EVERY)
+    begun = time.time()  # an earlier kill may have left a save half-way
     step = str(rng.choice(to_come)) if to_come else str(STEPS)
     runs.wait_until(
-        lambda: any(name.startswith(f"{step}.") for name in unfinished(workdir)),
+        lambda: any(name.startswith(f"{step}.") for name in unfinished(workdir, begun)),
         [process],
         pause=0.0005,
     )
