@@ -140,18 +140,22 @@ def print_table(
         outcomes = [record.outcome for record in records]
         if not outcomes:
             why = not_run.get(label) or "no trial in the time given"
-            text = f"FAIL: {broken[label].splitlines()[0]}" if label in broken else f"not run: {why}"
+            text = (
+                f"FAIL: {broken[label].splitlines()[0]}"
+                if label in broken
+                else f"not run: {why}"
+            )
             print(f"| {label} | {scenario.bar} | {text} | 0 | | |")
             continue
         good = core.passed(scenario, outcomes)
         words = ["pass" if good else "FAIL", core.counted(outcomes)]
         words += [scenario.figures(outcomes), scenario.complain(outcomes)]
+        result = "; ".join(word for word in words if word)
         seeds = ", ".join(map(str, sorted({record.seed for record in records})))
         commits = ", ".join(sorted({record.commit for record in records}))
         print(
             f"| {label}: {scenario.what} | {scenario.bar} | "
-            f"{'; '.join(word for word in words if word)} | {len(outcomes)} | {seeds} | "
-            f"{commits} |"
+            f"{result} | {len(outcomes)} | {seeds} | {commits} |"
         )
         if not good and label not in broken:
             failed.append(label)

@@ -1,7 +1,7 @@
 """The small run that `scripts/chaos.py` kills, starves and damages.
 
-Everything random is on (dropout, drop-path, mixup), and so is all that a checkpoint must
-carry (both moments, the average of the parameters), at a size that starts in seconds.
+Everything random is on (dropout, drop-path, mixup), and so is all that a checkpoint
+must carry (moments, the average of the parameters), at a size that starts in seconds.
 """
 
 from configs import base

@@ -1,6 +1,7 @@
 """The scenarios of `scripts/chaos.py`, one file each."""
 
 from . import (
+    bad_data,
     damage,
     diskfull,
     elastic,
@@ -28,5 +29,6 @@ SCENARIOS: dict[str, Scenario] = {
         peer_death.SCENARIO,
         elastic.SCENARIO,
         soak.SCENARIO,
+        bad_data.SCENARIO,
     )
 }

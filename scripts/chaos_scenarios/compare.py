@@ -1,4 +1,4 @@
-"""Whether two runs are the same run: arrays bit for bit, logged numbers, example ids."""
+"""Whether two runs are the same: arrays bit for bit, logged numbers, example ids."""
 
 import json
 import pathlib

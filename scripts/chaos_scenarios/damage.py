@@ -4,88 +4,21 @@ Every trial restores a copy of one committed directory in a worker process and c
 what comes back, bit for bit, with what was saved.
 """
 
-import json
 import os
 import pathlib
-import queue
-import select
 import shutil
 import subprocess
-import sys
 import tempfile
 
 import numpy as np
 
-from . import runs
+from . import runs, workers
 from .core import Context, Outcome, Scenario
 from .restore_worker import STEPS
 
 LIMIT = 60.0  # seconds for one restore, which takes a tenth of one
 JOBS = 2
 GOOD = {"right newest", "fell back"}
-
-
-class Worker:
-    """A restoring process; a new one takes its place if it dies."""
-
-    def __init__(self, context: Context, reader: str):
-        self._context, self._reader = context, reader
-        self._process: subprocess.Popen | None = None
-
-    def _start(self) -> subprocess.Popen:
-        process = subprocess.Popen(
-            worker_command(self._reader),
-            env=runs.environment(self._context),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            start_new_session=True,
-        )
-        self._process = process
-        if answer_of(process, runs.PATIENCE) is None:
-            self.close()
-            raise AssertionError(f"{self._reader}: the restoring process did not start")
-        return process
-
-    def ask(self, directory: pathlib.Path) -> dict:
-        """What restoring this directory came to; a crash or a hang is an answer too."""
-        process = self._process or self._start()
-        assert process.stdin is not None
-        process.stdin.write(json.dumps({"directory": str(directory)}).encode() + b"\n")
-        answer = answer_of(process, LIMIT)
-        if answer is not None:
-            return answer
-        code = process.poll()
-        self.close()
-        if code is None:
-            return {"kind": "hang", "detail": f"no answer in {LIMIT:.0f} s"}
-        return {"kind": "crash", "detail": f"the process died with {code}"}
-
-    def close(self) -> None:
-        """Ends the process."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-
-def worker_command(reader: str) -> list[str]:
-    """The command of a restoring process."""
-    return [
-        sys.executable,
-        "-m",
-        "chaos_scenarios.restore_worker",
-        f"--reader={reader}",
-    ]
-
-
-def answer_of(process: subprocess.Popen, limit: float) -> dict | None:
-    """The next line of a worker, None if it dies or says nothing in time."""
-    assert process.stdout is not None
-    ready, _, _ = select.select([process.stdout], [], [], limit)
-    line = process.stdout.readline() if ready else b""
-    return json.loads(line) if line.strip() else None
 
 
 class Fixture:
@@ -100,8 +33,9 @@ class Fixture:
         )
         self.folder = pathlib.Path(self._folder.name)
         self.master = self.folder / "checkpoints"
+        words = workers.command("restore_worker", f"--reader={self.reader}")
         made = subprocess.run(
-            [*worker_command(self.reader), f"--make={self.master}"],
+            [*words, f"--make={self.master}"],
             env=runs.environment(context),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -115,31 +49,23 @@ class Fixture:
             (path for path in self.newest.rglob("*") if path.is_file()),
             key=lambda path: shape_of(path, self.newest),
         )
-        self._workers: queue.Queue[Worker] = queue.Queue()
-        self._all = [Worker(context, self.reader) for _ in range(JOBS)]
-        for worker in self._all:
-            self._workers.put(worker)
+        self._workers = workers.Workers(context, words, number=JOBS, limit=LIMIT)
         control = self.restore(self.master)
         if control["kind"] != "right newest":
             raise AssertionError(f"the undamaged directory: {control}")
 
     def restore(self, directory: pathlib.Path) -> dict:
-        """Asks a free worker."""
-        worker = self._workers.get()
-        try:
-            return worker.ask(directory)
-        finally:
-            self._workers.put(worker)
+        """What restoring a directory comes to."""
+        return self._workers.ask({"directory": str(directory)})
 
     def close(self) -> None:
         """Ends the workers and removes the directory."""
-        for worker in self._all:
-            worker.close()
+        self._workers.close()
         self._folder.cleanup()
 
 
 def shape_of(path: pathlib.Path, folder: pathlib.Path) -> tuple:
-    """A key that orders files alike in every run, though data files have random names."""
+    """A key that orders files alike every time; data files have random names."""
     inner = path.relative_to(folder)
     random_name = inner.parent.name == "d"
     return str(inner.parent), path.stat().st_size, "" if random_name else inner.name

@@ -39,7 +39,7 @@ def trial(
         process for process, code in zip(starters, codes, strict=True) if not code
     ]
     kind = f"{number} starters{', stale lock' if stale else ''}"
-    # One that comes when the winner has finished finds a complete run: no second winner.
+    # One that comes when the winner has finished finds a complete run.
     late = [process for process in winners if "already complete" in process.output()]
     if len(winners) - len(late) != 1 or codes.count(2) != number - len(winners):
         said = " | ".join(process.tail(3) for process in starters)

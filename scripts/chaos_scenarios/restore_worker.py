@@ -159,7 +159,7 @@ def restore(reader: str, directory: pathlib.Path, shapes: Any, truth: Any) -> di
 
 
 def main() -> None:
-    """Makes the undamaged directory, or answers for damaged ones until the input ends."""
+    """Makes the undamaged directory, or answers for damaged ones."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--reader", choices=READERS, required=True)
     parser.add_argument("--make", type=pathlib.Path)

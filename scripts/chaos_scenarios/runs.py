@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -158,7 +159,7 @@ def free_port() -> int:
 
 
 def start_two(
-    context: Context, workdir: pathlib.Path, *changes: str, **how: object
+    context: Context, workdir: pathlib.Path, *changes: str, **how: Any
 ) -> list[Process]:
     """A run of two processes on this machine."""
     address = f"127.0.0.1:{free_port()}"
@@ -174,7 +175,7 @@ def start_two(
             ],
             log=f"log{rank}.txt",
             rank=rank,
-            **how,  # type: ignore[arg-type]
+            **how,
         )
         for rank in range(2)
     ]

@@ -3,6 +3,7 @@
 import pathlib
 import signal
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -131,7 +132,7 @@ def slower(context: Context, folder: pathlib.Path) -> Outcome:
     return judged("10 times slower, no alarm", problems, process, 0.0)
 
 
-def figures(outcomes: list[Outcome]) -> str:
+def figures(outcomes: Sequence[Outcome]) -> str:
     """Time from getting stuck to the exit."""
     seconds = [outcome.figures.get("seconds", 0.0) for outcome in outcomes]
     return f"limit {LIMIT:.0f} s, ended after at most {max(seconds):.1f} s"

@@ -80,12 +80,12 @@ def trial(
     if phase == "restoring":
         half_done(straight, workdir)
     before = compare.committed(workdir)
-    how = {"driver": [f"--phases={folder}/phases{{rank}}.txt", *PHASES[phase]]}
+    driver = [f"--phases={folder}/phases{{rank}}.txt", *PHASES[phase]]
     if phase == "two processes":
-        started = runs.start_two(context, workdir, **how)
+        started = runs.start_two(context, workdir, driver=driver)
     else:
-        how["cache"] = phase != "compiling"
-        started = [runs.start(context, workdir, **how)]
+        cache = phase != "compiling"
+        started = [runs.start(context, workdir, driver=driver, cache=cache)]
     word, place, call, spread = moment(phase, rng)
 
     def reached() -> bool:
