@@ -150,7 +150,13 @@ def get_config():
 
     config.data = ConfigDict(
         dict(
-            name="imagenet2012",  # a TFDS name, "name/config" or "name:version"
+            # A TFDS name ("name/config", "name:version"), tfrecord:NAME, folder:PATH,
+            # arrays:PATH.npz, arrays:digits, synthetic, synthetic:NUMBER, or mix
+            name="imagenet2012",
+            # Of mix: (("imagenet2012", "train", 0.7), ("folder:/x", "train", 0.3));
+            # its splits are "train", and those of part 0 as "0.validation"
+            mix=(),
+            mix_classes="same",  # same | concat: each part has classes of its own
             split="train",
             dir="",  # unset: $TFDS_DATA_DIR or ~/tensorflow_datasets
             image_key="image",

@@ -8,7 +8,7 @@ import pytest
 
 from vit_jax import config as configs
 from vit_jax.config import ConfigError, load, resolve_duration
-from vit_jax.data.tfds import DatasetFacts
+from vit_jax.data.facts import DatasetFacts
 
 UNSET = {"epochs": None, "steps": None, "examples": None}
 DIGITS = "configs/digits.py"

@@ -11,6 +11,7 @@ from vit_jax import optim, schedules
 from vit_jax.config_check_model import check_model, is_size, outside
 from vit_jax.config_file import ConfigError, nearest, resolve_duration, shipped_base
 from vit_jax.data import augment
+from vit_jax.data.facts import split_size
 from vit_jax.evals import EVALUATORS
 from vit_jax.objectives import OBJECTIVES
 from vit_jax.objectives.supervised import LOSSES
@@ -202,8 +203,6 @@ def _augmentation(config: ConfigDict) -> list[str]:
 def _num_examples(config: ConfigDict, facts: Any) -> int | None:
     if facts is None:
         return None
-    from vit_jax.data.tfds import split_size
-
     try:
         return split_size(facts, config.data.split)
     except ValueError:
@@ -258,8 +257,6 @@ def _data(config: ConfigDict, facts: Any) -> list[str]:
     """Splits and classes against the data set's own."""
     if facts is None:
         return []
-    from vit_jax.data.tfds import split_size
-
     problems = []
     splits = {"data.split": config.data.split} | {
         f"evals.{name}.split": section.split

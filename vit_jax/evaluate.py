@@ -8,7 +8,7 @@ from etils import epath
 from vit_jax import setup
 from vit_jax.checkpoint import CheckpointError, Checkpoints
 from vit_jax.config import from_json
-from vit_jax.train import Evaluations, Scalars
+from vit_jax.evaluations import Evaluations, Scalars
 
 
 def evaluate(workdir: str, *, step: str = "latest") -> tuple[int, Scalars]:

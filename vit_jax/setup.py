@@ -6,7 +6,7 @@ evaluated or planned is what runs. Nothing here allocates before its shardings e
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,10 +16,10 @@ from ml_collections import ConfigDict
 
 from vit_jax import evals, objectives, optim, sharding, train_state
 from vit_jax.config import ConfigError, check, resolve_duration
-from vit_jax.data import augment, mixing
+from vit_jax.data import augment, mixing, sources
 from vit_jax.data.errors import DataError
+from vit_jax.data.facts import DatasetFacts, split_size
 from vit_jax.data.pipeline import Loader, Source
-from vit_jax.data.tfds import DatasetFacts, TfdsSource, describe, split_size
 from vit_jax.evals.base import Evaluator
 from vit_jax.models import vit
 from vit_jax.objectives.base import split
@@ -55,15 +55,14 @@ class Parts:
 
 
 def describe_data(config: ConfigDict) -> DatasetFacts:
-    """Reads the prepared data set's own description; no TensorFlow.
+    """Reads what the data set says of itself; no TensorFlow.
 
     Raises:
       ConfigError: together with every other problem of the config.
     """
-    data = config.data
     here = check_backend(config, jax.default_backend())
     try:
-        facts = describe(data.name, dir=data.dir or None, label_key=data.label_key)
+        facts = sources.describe(data_spec(config))
     except DataError as error:
         others = check(config, facts=None, num_devices=jax.device_count())
         raise ConfigError([str(error), *others, *here]) from error
@@ -231,17 +230,26 @@ def state_shardings(shapes: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
     )
 
 
-def open_source(config: ConfigDict, expression: str) -> Source:
-    """The examples of one split of the configured data set."""
+def data_spec(config: ConfigDict) -> sources.DataSpec:
+    """Where the examples come from."""
     data = config.data
-    return TfdsSource(
+    return sources.DataSpec(
         name=data.name,
-        split=expression,
         dir=data.dir or None,
         image_key=data.image_key,
         label_key=data.label_key,
         cache_bytes=data.cache_mb << 20,
+        tolerant=data.bad == "skip",
+        mix=data.mix,
+        mix_classes=data.mix_classes,
+        image_shape=(*image_size(config), config.model.channels),
+        num_classes=config.model.num_classes or None,
     )
+
+
+def open_source(config: ConfigDict, expression: str) -> Source:
+    """The examples of one split of the configured data set."""
+    return sources.open_source(data_spec(config), expression)
 
 
 def image_size(config: ConfigDict) -> tuple[int, int]:
@@ -273,8 +281,17 @@ def build_loader(config: ConfigDict, mesh: jax.sharding.Mesh) -> Loader:
     )
 
 
-def build_evaluator(config: ConfigDict, name: str, *, parts: Parts) -> Evaluator:
-    """The evaluator of ``config.evals[name]``, reading its own split."""
+def build_evaluator(
+    config: ConfigDict,
+    name: str,
+    *,
+    parts: Parts,
+    beat: Callable[[], None] = lambda: None,
+) -> Evaluator:
+    """The evaluator of ``config.evals[name]``, reading its own split.
+
+    It calls ``beat`` after each batch.
+    """
     section = config.evals[name]
     transform = augment.eval_transform(
         image_size=image_size(config),
@@ -294,6 +311,7 @@ def build_evaluator(config: ConfigDict, name: str, *, parts: Parts) -> Evaluator
         graphdef=parts.graphdef,
         mean=config.data.mean,
         std=config.data.std,
+        beat=beat,
     )
 
 

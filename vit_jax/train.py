@@ -1,345 +1,319 @@
 """Training: set-up in named steps, then the loop."""
 
 import contextlib
-import json
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 from etils import epath
 from ml_collections import ConfigDict
 
+from vit_jax import goodput, rollback, setup, warm_start
 from vit_jax import metrics as reporting
-from vit_jax import setup, warm_start
-from vit_jax.checkpoint import Checkpoints
-from vit_jax.config import ConfigError, diff, snapshot, unsafe_changes
+from vit_jax.checkpoint import CheckpointError
+from vit_jax.data.errors import DataError
 from vit_jax.data.pipeline import train_batches
-from vit_jax.plan import chips
+from vit_jax.distributed import PeerError, Peers
+from vit_jax.evaluations import due, of
+from vit_jax.life import Life
+from vit_jax.lock import LockLostError
+from vit_jax.pending import NONFINITE, NonFiniteError, Scalars
 from vit_jax.report import curves
 from vit_jax.report.summary import Result, headline
-
-Scalars = dict[str, float]
-
-
-class NonFiniteError(ArithmeticError):
-    """Training diverged; the message names the step and the last good checkpoint."""
+from vit_jax.run import Run, exclusive, open_run
+from vit_jax.run_files import save_config
+from vit_jax.stopping import Stop, Stopping
+from vit_jax.watchdog import Watchdog
 
 
-def save_config(
-    config: ConfigDict, workdir: epath.Path, class_names: Sequence[str] | None = None
-) -> None:
-    """Writes ``config.json``, or checks that it asks for the same run as the one there.
+class RunError(RuntimeError):
+    """Something ended a run that had begun; the message says what is left."""
 
-    ``classes.txt`` beside it has the names of the classes, a line each, for whoever
-    uses the weights where the data set is not.
 
-    Raises:
-      ConfigError: another run is in this directory; the differences are listed.
+class Interrupted(Exception):
+    """A signal ended the run, at a step that is saved.
+
+    Args:
+      signal: its number.
+      step: the newest saved step.
     """
-    path = workdir / "config.json"
-    new = snapshot(config)
-    if path.exists():
-        old = json.loads(path.read_text())
-        unsafe = unsafe_changes(old["config"], new["config"])
-        if unsafe:
-            raise ConfigError(
-                [
-                    f"{workdir} holds a run with another config; "
-                    "use another --workdir, or undo:",
-                    *unsafe,
-                ]
-            )
-        if not diff(old["config"], new["config"]):
-            return
-    workdir.mkdir(parents=True, exist_ok=True)
-    if class_names:
-        (workdir / "classes.txt").write_text("\n".join(class_names) + "\n")
-    temporary = workdir / "config.json.tmp"
-    temporary.write_text(json.dumps(new, indent=2))
-    temporary.replace(path)
+
+    def __init__(self, signal: int, step: int):
+        super().__init__(f"stopped by signal {signal} at step {step}")
+        self.signal, self.step = signal, step
 
 
-class Evaluations:
-    """The evaluators of a config, and when each is due."""
-
-    def __init__(self, config: ConfigDict, parts: setup.Parts, steps: setup.Steps):
-        self._every = steps.eval_every
-        self._total = steps.total
-        self._parts = parts
-        self._evaluators = {
-            name: setup.build_evaluator(config, name, parts=parts)
-            for name in config.evals
-        }
-
-    def due(self, step: int) -> list[str]:
-        """Names of those that run after ``step`` updates."""
-        last = step == self._total
-        return [name for name, n in self._every.items() if last or due(step, n)]
-
-    def run(self, name: str, state: Any) -> Scalars:
-        """Measures the parameters, and their average beside them where there is one."""
-        evaluator = self._evaluators[name]
-        results = {name: evaluator.run(state.params, self._parts.frozen)}
-        if state.ema:
-            results[f"{name}_ema"] = evaluator.run(state.ema, self._parts.frozen)
-        return {
-            f"{prefix}/{key}": value
-            for prefix, scalars in results.items()
-            for key, value in scalars.items()
-        }
-
-    def close(self) -> None:
-        """Frees the evaluators."""
-        for evaluator in self._evaluators.values():
-            evaluator.close()
-
-
-def due(step: int, every: int) -> bool:
-    """Whether something done every ``every`` steps is done after ``step`` updates."""
-    return step > 0 and step % every == 0
-
-
-class Pending:
-    """Metrics of the steps since the last look, still on the devices."""
-
-    def __init__(self) -> None:
-        self._steps: list[tuple[int, dict[str, jax.Array]]] = []
-
-    def add(self, step: int, values: dict[str, jax.Array]) -> None:
-        """Notes a step, and waits for the one two before it.
-
-        Dispatch could otherwise run away and fill memory with batches.
-        """
-        self._steps.append((step, values))
-        if len(self._steps) > 2:
-            self._steps[-3][1]["loss"].block_until_ready()
-
-    def take(self) -> Scalars:
-        """The newest step's metrics, after checking all for finiteness.
-
-        Raises:
-          NonFiniteError: a loss, gradient norm or parameter norm is not finite.
-        """
-        taken, self._steps = jax.device_get(self._steps), []
-        for step, values in taken:
-            bad = [name for name, value in values.items() if not math.isfinite(value)]
-            if bad:
-                raise NonFiniteError(f"{', '.join(bad)} at step {step} is not finite")
-        return {name: float(value) for name, value in taken[-1][1].items()}
-
-    def __bool__(self) -> bool:
-        return bool(self._steps)
-
-
-def restore_or_init(
-    parts: setup.Parts,
-    checkpoints: Checkpoints,
-    source: warm_start.WarmStart | None,
-    say: Callable,
-) -> tuple[Any, int, Scalars]:
-    """The state to start from, its step, and the evaluations known at that step."""
-    latest = checkpoints.latest()
-    if latest is not None:
-        state, evaluations = checkpoints.restore(latest, parts.state_shapes)
-        say(f"resuming from step {latest:,} in {checkpoints.directory}")
-        return state, latest, evaluations
-    state = parts.init()
-    return state if source is None else source.load(state, say=say), 0, {}
-
-
-@contextlib.contextmanager
-def opened(config: ConfigDict, workdir: epath.Path, steps: setup.Steps, start: int):
-    """Progress and metric writer around the loop; both closed whatever happens."""
-    reporting.truncate_after(workdir / "metrics.jsonl", start)
-    with reporting.Progress(
-        total_steps=steps.total,
-        batch_size=config.train.batch_size,
-        quiet=jax.process_index() > 0,
-    ) as progress:
-        writer = reporting.create_writer(
-            workdir,
-            tensorboard=config.log.tensorboard,
-            progress=progress,
-        )
-        try:
-            yield progress, writer
-        finally:
-            writer.close()
-
-
-def train(config: ConfigDict, workdir: str, *, say: Callable = print) -> Result:
+def train(
+    config: ConfigDict,
+    workdir: str,
+    *,
+    say: Callable = print,
+    allow_config_change: bool = False,
+    stop: Stop | None = None,
+    peers: Peers | None = None,
+) -> Result:
     """Trains until the configured duration is over, resuming what is in ``workdir``.
+
+    Args:
+      config: a loaded config.
+      workdir: a folder, or a ``gs://`` address.
+      say: prints a line.
+      allow_config_change: resumes a run although its config asks for another one.
+      stop: notices signals; one is made where none is given.
+      peers: the other processes of the run, if there are any.
 
     Raises:
       ConfigError: the config is wrong, or another run is in the directory. Nothing
         has been written then.
+      LockHeldError: another process works in the directory.
       NonFiniteError: the loss diverged; the last good checkpoint stays.
+      RunError: a checkpoint could not be written, or an example could not be read.
+      LockLostError: somebody else took the work directory.
+      PeerError: another process of the run is gone.
+      Interrupted: a signal came; the state is saved.
     """
     started = time.perf_counter()
     folder = epath.Path(workdir).expanduser()
+    first = jax.process_index() == 0
+    say = say if first else _nothing
     config = warm_start.adopt(config, folder)
     facts = setup.describe_data(config)
     config = setup.resolve(config, facts)
     steps = setup.resolve_steps(config, setup.num_train_examples(config, facts))
-    parts = setup.build_parts(config, steps)
-    # Before a new run writes anything, and again if it died before its first save.
-    source = warm_start.prepare(config, parts.state_shapes.params, folder)
-    save_config(config, folder, facts.class_names)
-    checkpoints = Checkpoints(
-        folder / "checkpoints",
-        keep=config.checkpoint.keep,
-        best=config.checkpoint.best,
-    )
-    with contextlib.ExitStack() as stack, jax.set_mesh(parts.mesh):
-        stack.callback(checkpoints.close)
-        state, start, known = restore_or_init(parts, checkpoints, source, say)
-        if start < steps.total:
-            say(reporting.parameter_overview(state.params))
-            say(headline(config, facts, parts, steps))
-        evaluations = Evaluations(config, parts, steps)
-        stack.callback(evaluations.close)
-        progress, writer = stack.enter_context(opened(config, folder, steps, start))
-        rates = reporting.Rates(
-            batch_size=config.train.batch_size,
-            flops_per_image=parts.flops_per_image,
-            peak_flops=peak_flops(parts.mesh),
+    with contextlib.ExitStack() as stack:
+        stop = stop or stack.enter_context(Stop())
+        lock = stack.enter_context(exclusive(folder, peers, say))
+        stop.releases(lock.release)
+        if peers is not None:
+            peers.releases(lock.release)
+        watchdog = stack.enter_context(
+            Watchdog(**config.train.watchdog, folder=folder, on_expire=lock.release)
         )
-        stack.enter_context(naming_last_good(checkpoints))
-        known, speed = run_loop(
+        life = Life(goodput.Goodput(started=started), watchdog, stop)
+        parts = setup.build_parts(config, steps)
+        # Before a new run writes anything, and again if it died before its first save.
+        source = warm_start.prepare(config, parts.state_shapes.params, folder)
+        save_config(
+            config,
+            folder,
+            facts.class_names,
+            allow_change=allow_config_change,
+            say=say,
+            write=first,
+        )
+        stack.enter_context(jax.set_mesh(parts.mesh))
+        run, state = open_run(
             config,
             parts,
             steps,
-            state=state,
-            start=start,
-            known=known,
-            evaluations=evaluations,
-            checkpoints=checkpoints,
-            progress=progress,
-            writer=writer,
-            rates=rates,
+            folder,
+            life=life,
+            lock=lock,
+            source=source,
+            say=say,
+            stack=stack,
         )
-    if start < steps.total:
+        if run.start < steps.total:
+            say(reporting.parameter_overview(state.params))
+            say(headline(config, facts, parts, steps))
+        stack.enter_context(explained(run, peers))
+        run_loop(run, state)
+        if run.start < steps.total:
+            run.progress.say(f"time: {goodput.table(life.goodput.seconds())}")
+    if run.start < steps.total and first:
         curves.draw(folder)
     return Result(
         steps=steps.total,
-        trained_steps=steps.total - start,
+        trained_steps=steps.total - run.start,
         seconds=time.perf_counter() - started,
-        img_per_sec=speed,
-        evaluations=known,
+        img_per_sec=run.rates.average(),
+        evaluations=run.known,
         workdir=folder,
     )
 
 
+def _nothing(line: str) -> None:
+    """Says nothing: of several processes, the first speaks."""
+
+
 @contextlib.contextmanager
-def naming_last_good(checkpoints: Checkpoints) -> Iterator[None]:
-    """Adds to the error of a run that diverged what the run leaves."""
+def explained(run: Run, peers: Peers | None) -> Iterator[None]:
+    """Errors of a run that had begun say what is left, and who was gone."""
     try:
         yield
     except NonFiniteError as error:
-        latest, folder = checkpoints.latest(), checkpoints.directory
-        left = f"the last good checkpoint is of step {latest} in {folder}"
-        if latest is None:
-            left = "no checkpoint was saved before it"
-        raise NonFiniteError(f"{error}; {left}") from None
+        raise NonFiniteError(f"{error}; {what_is_left(run)}") from None
+    except (CheckpointError, DataError, ArithmeticError) as error:
+        if isinstance(error.__cause__, LockLostError):
+            raise error.__cause__ from None
+        raise RunError(f"{error}; {what_is_left(run)}") from error
+    except (Interrupted, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        gone = peers.verdict() if peers is not None else None
+        if gone is None:
+            raise
+        raise PeerError(f"{gone}; {what_is_left(run)}") from error
 
 
-def ranks(config: ConfigDict, measured: list[str]) -> bool:
-    """Whether the metric of the best checkpoint is among those just measured."""
-    name = config.checkpoint.best.rpartition("/")[0]
-    return name.removesuffix("_ema") in measured
+def what_is_left(run: Run) -> str:
+    """Where the same command would begin."""
+    with contextlib.suppress(Exception):
+        run.checkpoints.wait()
+    latest, folder = run.checkpoints.latest(), run.checkpoints.directory
+    if latest is None:
+        return "no checkpoint was saved before it"
+    return f"the last good checkpoint is of step {latest} in {folder}"
 
 
-def run_loop(
-    config: ConfigDict,
-    parts: setup.Parts,
-    steps: setup.Steps,
-    *,
-    state: Any,
-    start: int,
-    known: Scalars,
-    evaluations: Evaluations,
-    checkpoints: Checkpoints,
-    progress: reporting.Progress,
-    writer: reporting.Writer,
-    rates: reporting.Rates,
-) -> tuple[Scalars, float]:
+def run_loop(run: Run, state: Any) -> None:
     """THE loop: evaluate, save, draw the next batch, step, log; in this order.
 
     Data advance only after the save, so a checkpoint's step is its place in the data.
     One pass more than there are steps, so the end needs no special case.
+
+    Raises:
+      Interrupted: a signal came; the state is saved.
     """
-    pending = Pending()
-    with batches_from(config, parts, start, steps.total) as batches:
-        begun = time.perf_counter()
-        for step in range(start, steps.total + 1):
-            if step > start:
-                saving = step == steps.total or due(step, steps.checkpoint_every)
-                with rates.pause():
-                    measured = evaluations.due(step)
-                    if pending and (saving or measured):
-                        pending.take()  # nothing that diverged is measured or saved
-                    for name in measured:
-                        known = known | evaluations.run(name, state)
-                        writer.write_scalars(step, of(name, known))
-                    if saving:
-                        writer.flush()
-                        new = ranks(config, measured)
-                        checkpoints.save(step, state, known, measured=new)
-            if step == steps.total:
-                break
-            waiting = time.perf_counter()
-            batch = next(batches)
-            waited = time.perf_counter() - waiting
-            state, values = parts.train_step(state, parts.frozen, batch, parts.step_key)
-            pending.add(step + 1, values)
-            rates.step(waited)
-            progress.advance(step + 1)
-            if step == start:
-                jax.block_until_ready(values)
-                compiled = time.perf_counter() - begun
-                progress.say(f"first step done after {compiled:.1f} s of compilation")
-                rates.reset()
-            if step + 1 == steps.total or due(step + 1, steps.log_every):
-                row = pending.take() | {"learning_rate": float(parts.schedule(step))}
-                row |= rates.scalars()
-                writer.write_scalars(
-                    step + 1, {f"train/{name}": value for name, value in row.items()}
-                )
-    return known, rates.average()
+    run.life.enter("step")
+    step, total = run.start, run.steps.total
+    try:
+        with batches_from(run) as batches:
+            for step in range(run.start, total + 1):
+                run.life.tick()
+                measured = evaluate(run, step, state)
+                if step > run.start and (
+                    step == total or due(step, run.steps.checkpoint_every)
+                ):
+                    save(run, step, state, measured)
+                if step == total:
+                    break
+                with run.life.during("data"), run.life.stop.interruptible():
+                    batch = next(batches)
+                state = advance(run, step, state, batch)
+                if step + 1 == total or due(step + 1, run.steps.log_every):
+                    state = log(run, step, state)
+        run.checkpoints.wait()
+    except Stopping:
+        with run.life.during("save"):
+            if step > run.saved:
+                take(run)
+                save(run, step, state, [])
+            run.checkpoints.wait()
+        raise Interrupted(run.life.stop.signal, step) from None
+    except DataError:  # no fault of the state: nothing done so far is lost
+        if step > run.saved and jax.process_count() == 1:
+            take(run)
+            save(run, step, state, [])
+        raise
+
+
+def evaluate(run: Run, step: int, state: Any) -> list[str]:
+    """Runs the evaluators that are due; returns their names."""
+    known = run.done if step == run.start else ()
+    measured = run.evaluations.missing(step, known)
+    if not measured:
+        return []
+    take(run)
+    with run.life.during("eval"), run.rates.pause():
+        for name in measured:
+            run.known = run.known | run.evaluations.run(name, state)
+            run.writer.write_scalars(step, of(name, run.known))
+    return measured
+
+
+def save(run: Run, step: int, state: Any, measured: list[str]) -> None:
+    """Starts a save; the copy off the devices is waited for."""
+    take(run)
+    with run.life.during("save"), run.rates.pause():
+        run.writer.flush()  # first: a checkpoint is never ahead of the log
+        best = run.config.checkpoint.best.rpartition("/")[0].removesuffix("_ema")
+        run.checkpoints.save(step, state, run.known, measured=best in measured)
+    run.saved = step
+
+
+def advance(run: Run, step: int, state: Any, batch: dict[str, jax.Array]) -> Any:
+    """One step of training."""
+    parts, life = run.parts, run.life
+    first = step == run.start
+    with life.during("compile" if first else "step"):
+        state, values = parts.train_step(state, parts.frozen, batch, parts.step_key)
+        if first:
+            jax.block_until_ready(values)
+        run.pending.add(step + 1, values)
+    run.rates.step(life.goodput.last("data"))
+    run.progress.advance(step + 1)
+    run.checkpoints.poll()
+    if first:
+        life.stop.from_now_on_save()
+        seconds = life.goodput.last("compile")
+        run.progress.say(f"first step done after {seconds:.1f} s of compilation")
+        run.rates.reset()
+    return state
+
+
+def take(run: Run) -> Scalars:
+    """Looks at the steps since the last look; those not applied get a row each.
+
+    Raises:
+      NonFiniteError: too many in a row.
+    """
+    if not run.pending:
+        return {}
+    newest, skipped = run.pending.take()
+    for step in skipped:
+        run.writer.write_scalars(step, {NONFINITE: 1.0})
+        run.progress.say(f"step {step} was not finite and is not applied")
+    return newest
+
+
+def log(run: Run, step: int, state: Any) -> Any:
+    """Writes the row of a step; returns the state, an older one after a loss spike."""
+    run.lock.check()
+    row = take(run) | {"learning_rate": float(run.parts.schedule(step))}
+    row |= run.rates.scalars()
+    scalars = {f"train/{name}": value for name, value in row.items()}
+    scalars |= run.life.goodput.scalars()
+    if run.config.log.example_ids:
+        scalars["data/example_ids"] = float(run.ids_checksum(step))
+    if bad := run.bad_examples.write(run.take_bad()):
+        run.progress.say(f"{bad} damaged examples were replaced")
+    if run.bad_examples.count:
+        scalars["data/bad_examples"] = float(run.bad_examples.count)
+    run.writer.write_scalars(step + 1, scalars)
+    if not run.spikes.spiked(row["loss"]):
+        return state
+    return roll_back(run, step + 1, state)
+
+
+def roll_back(run: Run, step: int, state: Any) -> Any:
+    """The state of the last checkpoint, placed at this step of the data."""
+    with run.life.during("restore"), run.rates.pause():
+        run.checkpoints.wait()
+        restored = run.checkpoints.restore_latest(run.parts.state_shapes)
+    if restored is None:
+        run.progress.say(f"loss spike at step {step}, but there is no checkpoint yet")
+        return state
+    saved, older, _ = restored
+    run.writer.write_scalars(step, {rollback.EVENT: float(saved)})
+    run.progress.say(f"loss spike at step {step}: parameters of step {saved} again")
+    return older.replace(step=state.step)
 
 
 @contextlib.contextmanager
-def batches_from(
-    config: ConfigDict, parts: setup.Parts, start: int, stop: int
-) -> Iterator[Iterator[dict[str, jax.Array]]]:
-    """Training batches from ``start``; nothing is opened when none is left."""
-    if start >= stop:
+def batches_from(run: Run) -> Iterator[Iterator[dict[str, jax.Array]]]:
+    """Training batches from where the run starts; none when nothing is left."""
+    if run.loader is None:
         yield iter(())
         return
-    loader = setup.build_loader(config, parts.mesh)
+    data = run.config.data
     batches = train_batches(
-        loader,
-        start=start,
-        stop=stop,
-        shuffle=config.data.shuffle,
-        depth=config.data.prefetch,
+        run.loader,
+        start=run.start,
+        stop=run.steps.total,
+        shuffle=data.shuffle,
+        depth=data.prefetch,
     )
-    try:
+    with contextlib.closing(batches):
         yield batches
-    finally:
-        batches.close()
-        loader.close()
-
-
-def of(name: str, scalars: Scalars) -> Scalars:
-    """The results of one evaluator, those of the averaged parameters included."""
-    prefixes = (f"{name}/", f"{name}_ema/")
-    return {key: value for key, value in scalars.items() if key.startswith(prefixes)}
-
-
-def peak_flops(mesh: jax.sharding.Mesh) -> float | None:
-    """Peak bf16 FLOP/s of a mesh's devices, None where the chip is not in the table."""
-    chip = chips.find(mesh.devices.flat[0].device_kind)
-    return chip.bf16_tflops * 1e12 * mesh.size if chip else None

@@ -41,6 +41,10 @@ def build_train_step(
     The key is the run's own and never changes: what is random at a step is drawn from
     ``fold_in(key, step)``. The batch is prepared (mixup and the like) whole, then cut
     into ``accumulate`` micro-batches whose gradients are averaged.
+
+    A step whose loss, gradient norm or resulting parameter norm is not finite changes
+    nothing but ``state.step``, the place in the data; its metric ``nonfinite`` is True.
+    The optimizer's own count, which its schedule follows, then lags by that step.
     """
 
     def loss_fn(params, frozen, batch, key):
@@ -71,18 +75,18 @@ def build_train_step(
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         average = optax.incremental_update(params, state.ema, 1.0 - ema) if ema else {}
-        metrics = {
-            "loss": loss,
-            **metrics,
+        norms = {
             "grad_norm": optax.tree.norm(grads),
             "param_norm": optax.tree.norm(params),
         }
-        new_state = state.replace(
-            step=state.step + 1,
-            params=params,
-            opt_state=opt_state,
-            ema=average,
+        finite = jnp.isfinite(loss) & jnp.all(
+            jnp.isfinite(jnp.stack([*norms.values()]))
         )
-        return new_state, metrics
+        new_state = state.replace(params=params, opt_state=opt_state, ema=average)
+        applied = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), new_state, state
+        )
+        metrics = {"loss": loss, **metrics, **norms, "nonfinite": ~finite}
+        return applied.replace(step=state.step + 1), metrics
 
     return train_step

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from vit_jax.data import facts as facts_of
 from vit_jax.data import prepare, split, tfds
 
 SIZES = {"train": 1437, "test": 360}
@@ -107,8 +108,8 @@ def test_errors(expression, message):
 
 def test_errors_name_the_data_set(digits_dir):
     facts = tfds.describe("digits", dir=os.fspath(digits_dir))
-    assert tfds.split_size(facts, "train[:50%]+test") == 718 + 360
+    assert facts_of.split_size(facts, "train[:50%]+test") == 718 + 360
     with pytest.raises(tfds.DataError, match="'digits': no split 'valid'"):
-        tfds.split_size(facts, "valid")
+        facts_of.split_size(facts, "valid")
     with pytest.raises(tfds.DataError, match=r"'train\[5:5\]' holds no example"):
-        tfds.split_size(facts, "train[5:5]")
+        facts_of.split_size(facts, "train[5:5]")

@@ -89,14 +89,14 @@ def test_several_shards(own):
     _, folder = own
     info = {"name": "digits", "fileFormat": "array_record"}
     split = {"name": "train", "shardLengths": ["3", "2"]}
-    assert tfds._shards("digits", info, split) == (
+    assert tfds.shard_names("digits", info, split) == (
         "digits-train.array_record-00000-of-00002",
         "digits-train.array_record-00001-of-00002",
     )
     template = "{DATASET}_{SPLIT}_{SHARD_X_OF_Y}.{FILEFORMAT}"
-    assert tfds._shards("digits", info, split | {"filepathTemplate": template})[1] == (
-        "digits_train_00001-of-00002.array_record"
-    )
+    assert tfds.shard_names("digits", info, split | {"filepathTemplate": template})[
+        1
+    ] == ("digits_train_00001-of-00002.array_record")
     assert folder.exists()
 
 
@@ -148,7 +148,8 @@ def test_tfrecord(tmp_path):
     (folder / "dataset_info.json").write_text(json.dumps(info | {"splits": []}))
     text = message("cifar10", tmp_path)
     assert f"in {folder} is in tfrecord format" in text
-    assert f"run: vit-jax prepare cifar10 --data_dir={tmp_path}" in text
+    assert f"vit-jax prepare cifar10 --data_dir={tmp_path} --convert" in text
+    assert "data.name=tfrecord:cifar10" in text
     # Older files do not name their format: it was TFRecord.
     info.pop("fileFormat")
     (folder / "dataset_info.json").write_text(json.dumps(info | {"splits": []}))
@@ -189,7 +190,8 @@ def test_missing_shard(own):
     shard = folder / tfds.describe("digits", dir=str(root)).shards["train"][0]
     shard.unlink()
     assert message("digits", root) == (
-        f"{shard} is missing; delete {folder} and prepare again"
+        f"{shard} is missing; move {folder} away and prepare again, "
+        "or go on without its examples: --config.data.bad=skip"
     )
     # The other split is whole.
     assert len(tfds.TfdsSource(name="digits", split="test", dir=str(root))) == 360

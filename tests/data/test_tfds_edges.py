@@ -15,8 +15,9 @@ from PIL import Image
 
 from vit_jax.data import tfds as module
 from vit_jax.data.errors import DataError
+from vit_jax.data.facts import split_size
 from vit_jax.data.prepare import prepare
-from vit_jax.data.tfds import TfdsSource, describe, split_size
+from vit_jax.data.tfds import TfdsSource, describe
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -18,6 +18,11 @@ def prepare_command(name: str, dir: str | None) -> str:
     return f"vit-jax prepare {name}" + (f" --data_dir={dir}" if dir else "")
 
 
+def convert_command(name: str, dir: str | None) -> str:
+    """The command that turns a set in TFRecord into ArrayRecord."""
+    return f"{prepare_command(name, dir)} --convert"
+
+
 @functools.cache
 def known_names() -> tuple[str, ...]:
     """Every data set that TFDS or this package can build (no TensorFlow needed)."""

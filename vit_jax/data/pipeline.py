@@ -139,6 +139,10 @@ class Loader:
             "label": make(shape, self.sharding, label),
         }
 
+    def take_bad(self) -> list:
+        """Damaged examples met since the last call."""
+        return []
+
     def close(self) -> None:
         """Ends the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -4,7 +4,6 @@ What a data set holds is read from its own JSON files; records are parsed with t
 Example protobuf that TFDS ships, and only the image bytes and the label are taken.
 """
 
-import dataclasses
 import json
 import os
 import re
@@ -13,29 +12,16 @@ from typing import Any
 
 from etils import epath
 
+from vit_jax.data.array_record import Shards, first_line
 from vit_jax.data.catalogue import (
+    convert_command,
     known_names,
     prepare_command,
     split_name,
     unknown_name,
 )
-from vit_jax.data.errors import DataError
-from vit_jax.data.split import parse_split
-
-
-@dataclasses.dataclass(frozen=True)
-class DatasetFacts:
-    """What a prepared data set says of itself."""
-
-    name: str
-    path: str
-    version: str
-    file_format: str
-    splits: dict[str, int]  # examples
-    shards: dict[str, tuple[str, ...]]  # file names in path
-    num_classes: int | None
-    class_names: tuple[str, ...] | None
-    features: tuple[str, ...]
+from vit_jax.data.errors import BadExampleError, DataError
+from vit_jax.data.facts import DatasetFacts, check_features, split_ranges
 
 
 def data_root(dir: str | None = None) -> epath.Path:
@@ -110,7 +96,10 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
         ) from error
 
 
-def _shards(name: str, info: dict[str, Any], split: dict[str, Any]) -> tuple[str, ...]:
+def shard_names(
+    name: str, info: dict[str, Any], split: dict[str, Any]
+) -> tuple[str, ...]:
+    """The files of a split, of its dataset_info.json."""
     total = len(split.get("shardLengths", ()))
     template = split.get("filepathTemplate") or (
         "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
@@ -136,64 +125,87 @@ def _classes(path: epath.Path, label_key: str, features: dict[str, Any]) -> Any:
 def describe(
     name: str, *, dir: str | None = None, label_key: str = "label"
 ) -> DatasetFacts:
-    """Reads what a prepared data set says of itself; imports no TensorFlow.
+    """Reads what a set in ArrayRecord says of itself; imports no TensorFlow.
 
     Raises:
       DataError: it is unknown, not prepared, or in another format than ArrayRecord;
         the message holds the command that helps.
     """
+    facts = describe_any(name, dir=dir, label_key=label_key)
+    if facts.file_format == "tfrecord":
+        raise DataError(
+            f"data set {name!r} in {facts.path} is in tfrecord format, which has no "
+            f"random access; convert it: {convert_command(name, dir)}, or read it as a "
+            f"stream, which resumes more slowly: --config.data.name=tfrecord:{name}"
+        )
+    if facts.file_format != "array_record":
+        raise DataError(
+            f"data set {name!r} in {facts.path} is in {facts.file_format} format, "
+            "which has no random access; prepare it in another directory: "
+            f"{prepare_command(name, '/another/dir')}"
+        )
+    return facts
+
+
+def describe_any(
+    name: str,
+    *,
+    dir: str | None = None,
+    label_key: str = "label",
+    prefer: str = "array_record",
+) -> DatasetFacts:
+    """As `describe`, in whichever format the set is; ``prefer`` where it has several.
+
+    Raises:
+      DataError: it is unknown, not prepared, or its description is damaged.
+    """
     path = _find(name, dir)
     info = _read_json(path / "dataset_info.json")
-    file_format = info.get("fileFormat", "tfrecord")
-    # `tfds convert_format` may have put ArrayRecord beside the first format.
-    if "array_record" in info.get("alternativeFileFormats", ()):
-        file_format = info["fileFormat"] = "array_record"
-    if file_format != "array_record":
-        raise DataError(
-            f"data set {name!r} in {path} is in {file_format} format, which has no "
-            f"random access; run: {prepare_command(name, dir)} "
-            "(it says where ArrayRecord goes)"
-        )
-    structure = _read_json(path / "features.json")
+    file_format = info.setdefault("fileFormat", "tfrecord")  # older files do not say
+    # A conversion may have put one format beside the first.
+    if prefer in info.get("alternativeFileFormats", ()):
+        file_format = info["fileFormat"] = prefer
+    structure: dict[str, Any] = {}
+    if file_format == "array_record" or (path / "features.json").exists():
+        structure = _read_json(path / "features.json")
     features = structure.get("featuresDict", {}).get("features", {})
     num_classes, class_names = _classes(path, label_key, features)
+    lengths = {
+        split["name"]: tuple(map(int, split.get("shardLengths", ())))
+        for split in info["splits"]
+    }
     return DatasetFacts(
         name=name,
         path=os.fspath(path),
         version=info["version"],
         file_format=file_format,
-        splits={
-            split["name"]: sum(map(int, split.get("shardLengths", ())))
-            for split in info["splits"]
-        },
+        splits={split: sum(records) for split, records in lengths.items()},
         shards={
-            split["name"]: _shards(info["name"], info, split)
+            split["name"]: shard_names(info["name"], info, split)
             for split in info["splits"]
         },
         num_classes=num_classes,
         class_names=class_names,
         features=tuple(features),
+        shard_lengths=lengths,
     )
 
 
-def split_size(facts: DatasetFacts, split: str) -> int:
-    """Examples of a split expression such as ``"train[:99%]+test"``.
+def parse_record(record: bytes, image_key: str, label_key: str) -> dict[str, Any]:
+    """``{"image": encoded bytes, "label": int}`` of a TFDS record.
 
     Raises:
-      DataError: the expression is malformed, names no split of the set, or is empty.
+      IndexError: a feature is missing or of another kind.
     """
-    return sum(stop - start for _, start, stop in split_ranges(facts, split))
+    from tensorflow_datasets.proto import tf_example_generated_pb2
 
-
-def split_ranges(facts: DatasetFacts, split: str) -> list[tuple[str, int, int]]:
-    """A split expression as ``(split, start, stop)`` ranges of examples."""
-    try:
-        ranges = parse_split(split, facts.splits)
-    except ValueError as error:
-        raise DataError(f"data set {facts.name!r}: {error}") from error
-    if not any(stop > start for _, start, stop in ranges):
-        raise DataError(f"data set {facts.name!r}: split {split!r} holds no example")
-    return ranges
+    # The generated module makes its classes as it is imported.
+    example = getattr(tf_example_generated_pb2, "Example")  # noqa: B009
+    fields = example.FromString(record).features.feature
+    return {
+        "image": fields[image_key].bytes_list.value[0],
+        "label": fields[label_key].int64_list.value[0],
+    }
 
 
 class TfdsSource:
@@ -206,9 +218,11 @@ class TfdsSource:
       image_key, label_key: features to take.
       cache_bytes: a split of at most this many bytes on disk is kept in memory, still
         encoded, after its first reading.
+      tolerant: a missing or damaged shard makes its records bad examples, instead of
+        an error here.
 
     Raises:
-      DataError: as `describe`, or a feature or shard is missing.
+      DataError: as `describe`, or a feature or shard is missing or damaged.
     """
 
     def __init__(
@@ -220,101 +234,107 @@ class TfdsSource:
         image_key: str = "image",
         label_key: str = "label",
         cache_bytes: int = 1 << 28,
+        tolerant: bool = False,
     ):
         self.facts = describe(name, dir=dir, label_key=label_key)
         self.num_classes = self.facts.num_classes
         self.class_names = self.facts.class_names
-        for key in (image_key, label_key):
-            if key not in self.facts.features:
-                raise DataError(
-                    f"data set {name!r} has no feature {key!r}; it has: "
-                    f"{', '.join(self.facts.features)} (data.image_key, data.label_key)"
-                )
+        check_features(self.facts, image_key, label_key)
         self._image_key, self._label_key = image_key, label_key
         ranges = split_ranges(self.facts, split)
-        size = self._check_shards({name for name, _, _ in ranges})
-        self._records = [
-            (self._open(name), start, stop) for name, start, stop in ranges
-        ]
+        shards = {name: self._open(name, tolerant) for name, _, _ in ranges}
+        self._records = [(shards[name], start, stop) for name, start, stop in ranges]
         self._length = sum(stop - start for _, start, stop in ranges)
+        size = sum(map(_size, shards.values()))
         self._cache: dict[int, dict[str, Any]] | None = (
             {} if size <= cache_bytes else None
         )
         self._check_kinds()
 
     def _check_kinds(self) -> None:
-        """On the first example: TFDS stores images as bytes and labels as integers."""
-        try:
-            self._parse(self._read(0))
-        except IndexError as error:
+        """On the first examples: an encoded image is bytes, a class label an integer.
+
+        Only where none of them fits is it the features, and not damage.
+        """
+        misfit: Exception | None = None
+        for index in range(min(self._length, 8)):
+            try:
+                self._parse(self._read(index))
+            except BadExampleError:
+                continue  # told where it is read for training
+            except Exception as error:  # protobuf's own kinds, too
+                misfit = error
+            else:
+                return
+        if misfit is not None:
             raise DataError(
                 f"data set {self.facts.name!r}: {self._image_key!r} and "
                 f"{self._label_key!r} are not an encoded image and a class label; set "
                 "data.image_key and data.label_key, among: "
                 f"{', '.join(self.facts.features)}"
-            ) from error
+            ) from misfit
 
-    def _check_shards(self, splits: set[str]) -> int:
-        size = 0
-        for split in sorted(splits):
-            for shard in self.facts.shards[split]:
-                path = epath.Path(self.facts.path) / shard
-                if not path.exists():
-                    raise DataError(
-                        f"{path} is missing; delete {self.facts.path} and prepare again"
-                    )
-                size += path.stat().length
-        return size
-
-    def _open(self, split: str) -> Any:
-        from array_record.python import array_record_data_source
-
+    def _open(self, split: str, tolerant: bool) -> Shards:
         folder = self.facts.path
-        paths = [os.path.join(folder, shard) for shard in self.facts.shards[split]]
-        try:
-            records = array_record_data_source.ArrayRecordDataSource(paths)
-        except RuntimeError as error:  # such as a shard cut short
-            raise DataError(
-                f"a shard of split {split!r} in {folder} cannot be opened ({error}); "
-                "move the folder away and prepare again"
-            ) from error
-        if len(records) != self.facts.splits[split]:
-            raise DataError(
-                f"split {split!r} in {folder} holds {len(records):,} examples where "
-                f"dataset_info.json says {self.facts.splits[split]:,}; move the folder "
-                "away and prepare again"
-            )
-        return records
+        return Shards(
+            [os.path.join(folder, shard) for shard in self.facts.shards[split]],
+            self.facts.shard_lengths[split],
+            tolerant=tolerant,
+            hint=f"move {folder} away and prepare again, or go on without its "
+            "examples: --config.data.bad=skip",
+        )
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """``{"image": encoded bytes, "label": int}``."""
-        if self._cache is None:
-            return self._parse(self._read(index))
-        example = self._cache.get(index)
+        """``{"image": encoded bytes, "label": int}``.
+
+        Raises:
+          BadExampleError: the record is damaged.
+        """
+        example = self._cache.get(index) if self._cache is not None else None
         if example is None:
-            example = self._cache[index] = self._parse(self._read(index))
+            record = self._read(index)
+            try:
+                example = self._parse(record)
+            except Exception as error:  # protobuf's own kind, or a missing feature
+                raise BadExampleError(
+                    f"{self.where(index)}: is no Example with an image and a label "
+                    f"({first_line(error)})"
+                ) from error
+            if self._cache is not None:
+                self._cache[index] = example
         return dict(example)  # a caller may change its own
 
-    def _read(self, index: int) -> bytes:
+    def where(self, index: int) -> str:
+        """File and record of an example, for messages."""
+        shards, number = self._locate(index)
+        return shards.where(number)
+
+    def _locate(self, index: int) -> tuple[Shards, int]:
         if not 0 <= index < self._length:
             raise IndexError(f"index {index} is outside 0..{self._length - 1}")
         offset = index
-        for records, start, stop in self._records:
+        for shards, start, stop in self._records:
             if offset < stop - start:
-                return records[start + offset]
+                return shards, start + offset
             offset -= stop - start
         raise AssertionError("unreachable: the ranges add up to the length")
 
-    def _parse(self, record: bytes) -> dict[str, Any]:
-        from tensorflow_datasets.proto import tf_example_generated_pb2
+    def _read(self, index: int) -> bytes:
+        shards, number = self._locate(index)
+        return shards[number]
 
-        # The generated module makes its classes as it is imported.
-        example = getattr(tf_example_generated_pb2, "Example")  # noqa: B009
-        fields = example.FromString(record).features.feature
-        return {
-            "image": fields[self._image_key].bytes_list.value[0],
-            "label": fields[self._label_key].int64_list.value[0],
-        }
+    def _parse(self, record: bytes) -> dict[str, Any]:
+        return parse_record(record, self._image_key, self._label_key)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A process that receives it fills a cache of its own.
+        return self.__dict__ | {"_cache": None if self._cache is None else {}}
+
+
+def _size(shards: Shards) -> int:
+    """Bytes on disk of the files that can be used."""
+    usable = (n for n in range(len(shards.paths)) if n not in shards.damaged)
+    return sum(epath.Path(shards.paths[n]).stat().length for n in usable)

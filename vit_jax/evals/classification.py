@@ -1,5 +1,7 @@
 """Accuracy and loss over a whole split, exact to the last example."""
 
+import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,6 +23,7 @@ class Classification:
       loader: the split, in order, as the model sees it.
       graphdef: structure of the objective (`objectives.base.split`).
       mean, std: normalisation of pixels, as in training.
+      beat: called after each batch; what it raises ends the evaluation.
     """
 
     def __init__(
@@ -30,8 +33,9 @@ class Classification:
         graphdef: Any,
         mean: tuple[float, ...],
         std: tuple[float, ...],
+        beat: Callable[[], None] = lambda: None,
     ):
-        self.loader = loader
+        self.loader, self._beat = loader, beat
 
         @jax.jit
         def count(params, frozen, batch):
@@ -50,10 +54,13 @@ class Classification:
 
     def run(self, params: dict[str, Any], frozen: dict[str, Any]) -> dict[str, float]:
         """Returns ``accuracy`` in 0..1, mean ``loss`` and the count of ``examples``."""
-        # One small transfer a batch, after the next is already running.
-        counts = [
-            self._count(params, frozen, batch) for batch in eval_batches(self.loader)
-        ]
+        counts: list[dict[str, jax.Array]] = []
+        with contextlib.closing(eval_batches(self.loader)) as batches:
+            for batch in batches:
+                counts.append(self._count(params, frozen, batch))
+                # Two may run ahead: more would fill memory, and delay a stop.
+                jax.block_until_ready(counts[-3:][0])
+                self._beat()
         sums = jax.tree.map(
             lambda *parts: sum(map(float, parts)), *jax.device_get(counts)
         )

@@ -1,5 +1,6 @@
 """Work directories of vit_jax: config.json is the model, tensorstore has the arrays."""
 
+import contextlib
 import json
 import math
 import pathlib
@@ -95,12 +96,26 @@ def _best(path: str, saved: list[int]) -> int | None:
     name = read_config(path)["checkpoint"]["best"]
     ranks = {}
     for step in saved:
-        file = _folder(path) / "checkpoints" / str(step) / "metrics" / "metrics"
-        if name and file.exists():
-            value = json.loads(file.read_text()).get(name, math.nan)
-            if not math.isnan(value):
+        with contextlib.suppress(WeightsError):  # damaged: not the best
+            meta = _meta(path, step)
+            value = meta["evaluations"].get(name, math.nan)
+            if meta["measured"] and not math.isnan(value):
                 ranks[step] = -value if name.endswith("loss") else value
-    return max(ranks, key=ranks.__getitem__) if ranks else None
+    return max(ranks, key=lambda step: (ranks[step], step)) if ranks else None
+
+
+def _meta(path: str, step: int) -> dict[str, Any]:
+    """What a run noted beside the arrays of a step: evaluations, digests."""
+    from vit_jax import digest
+
+    file = _folder(path) / "checkpoints" / str(step) / "meta" / "metadata"
+    try:
+        return digest.signed(file.read_text())
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"{path}: checkpoint {step} is damaged: {file.name} of it: "
+            f"{str(error).splitlines()[0][:200]}"
+        ) from None
 
 
 def infer(config: Mapping[str, Any], class_names: tuple[str, ...]) -> Inferred:
@@ -137,48 +152,47 @@ def open_leaves(
 ) -> tuple[dict[str, Leaf], Arrays]:
     """Parameters of a checkpoint by path (``encoder/...``), not read yet.
 
+    Each is compared with its digest before its first slice is given out.
+
     Raises:
       WeightsError: the checkpoint has no such parameters, or is damaged.
     """
-    import tensorstore as ts
+    from vit_jax.checkpoint.arrays import LeafMeta, StepArrays
+    from vit_jax.checkpoint.errors import CheckpointError, DamageError
 
-    state = f"{_folder(path).absolute() / 'checkpoints' / str(step) / 'state'}/"
-    base = state if "://" in state else f"file://{state}"
-    kvstore = {"driver": "ocdbt", "base": base}
     part = "ema." if ema else "params."
-    try:
-        keys = [
-            key.decode() for key in ts.KvStore.open(kvstore).result().list().result()
-        ]
-        arrays = {
-            name.removeprefix(part).removesuffix("/.zarray"): ts.open(
-                {
-                    "driver": "zarr",
-                    "kvstore": kvstore | {"path": name[: -len(".zarray")]},
-                }
-            ).result()
-            for name in keys
-            if name.startswith(part) and name.endswith("/.zarray")
-        }
-    except (ValueError, OSError) as error:
-        line = str(error).splitlines()[0][:200]
-        raise WeightsError(
-            f"{path}: checkpoint {step} cannot be read: {line}"
-        ) from None
-    if not arrays:
+    metas = {
+        name: LeafMeta(dtype, tuple(shape), found)
+        for name, (dtype, shape, found) in _meta(path, step)["leaves"].items()
+        if name.startswith(part)
+    }
+    if not metas:
         what = "moving average of the parameters" if ema else "parameters"
         raise WeightsError(f"{path}: checkpoint {step} has no {what}")
+    state = _folder(path).absolute() / "checkpoints" / str(step) / "state"
+    stored = StepArrays(state, metas)
     counter = Arrays(path, {})
+    checked = set()
 
-    def leaf(array: Any) -> Leaf:
+    def leaf(name: str) -> Leaf:
         def read(index: tuple[slice, ...]) -> np.ndarray:
-            numbers = np.asarray(array[index].read().result(), np.float32)
+            try:
+                if name not in checked:  # once, chunk by chunk
+                    stored.check_leaf(name)
+                    checked.add(name)
+                numbers = np.asarray(stored.read(name, index), np.float32)
+            except (CheckpointError, DamageError) as error:
+                raise WeightsError(
+                    f"{path}: checkpoint {step} cannot be read: {error}"
+                ) from None
             counter.bytes_read += numbers.nbytes
             return numbers
 
-        return Leaf(tuple(array.shape), read)
+        return Leaf(metas[name].shape, read)
 
-    leaves = {name.replace(".", "/"): leaf(array) for name, array in arrays.items()}
+    leaves = {
+        name.removeprefix(part).replace(".", "/"): leaf(name) for name in sorted(metas)
+    }
     return leaves, counter
 
 
@@ -187,15 +201,11 @@ def read_card(path: str, step: int, inferred: Inferred) -> Card:
     config = read_config(path)
     dataset = config["data"]["name"]
     del config["data"]["dir"]  # of this machine, and nobody else's business
-    meta = _folder(path) / "checkpoints" / str(step) / "meta" / "metadata"
-    metrics: dict[str, float] = {}
-    if meta.exists():
-        metrics = json.loads(meta.read_text()).get("evaluations", {})
     return Card(
         name=pathlib.PurePath(str(path)).name,
         preprocessing=inferred.preprocessing,
         class_names=inferred.class_names,
         config=config,
         dataset=dataset,
-        metrics=metrics,
+        metrics=_meta(path, step)["evaluations"],
     )

@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import tensorflow_datasets as tfds
 
-TEST_EVERY = 5  # the examples 0, 5, 10, ... are held out
+from vit_jax.data.arrays import digits_arrays
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
@@ -45,10 +44,6 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         }
 
     def _generate_examples(self, held_out: bool) -> Iterator[tuple[int, dict]]:
-        from sklearn.datasets import load_digits
-
-        digits: Any = load_digits()
-        images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
-        for index, (image, label) in enumerate(zip(images, digits.target, strict=True)):
-            if (index % TEST_EVERY == 0) == held_out:
-                yield index, {"image": image, "label": int(label)}
+        images, labels = digits_arrays()["test" if held_out else "train"]
+        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+            yield index, {"image": image, "label": int(label)}

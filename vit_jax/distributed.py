@@ -1,0 +1,255 @@
+"""Several processes as one run: their start, and noticing those that are gone.
+
+JAX's own health check ends the others after 100 s without saying which process it was
+(and at once, by SIGABRT, when the coordinator goes). Here each process says that it is
+alive through the coordinator's key-value store; the first to be missed is named, and
+all leave with `EXIT_CODE`.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+EXIT_CODE = 4
+
+_MISSED_SECONDS = 10.0  # without a sign of life
+_PREFIX = "vit_jax"
+_KEPT: list[Any] = []  # a C callback must outlive its registration
+
+
+class PeerError(RuntimeError):
+    """Another process of the run is gone; the message names it."""
+
+
+class PeersRefused(RuntimeError):
+    """The first process cannot start; it says why itself."""
+
+
+class StartError(ValueError):
+    """The processes of a run could not find each other; the message says what to do."""
+
+
+def initialize(
+    coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> "Peers | None":
+    """Joins the processes of a run; returns None where there is only one.
+
+    Raises:
+      StartError: arguments that do not fit together, or nobody came.
+    """
+    given = (coordinator, num_processes, process_id)
+    if all(value is None for value in given):
+        return None
+    if coordinator is None or num_processes is None or process_id is None:
+        raise StartError(
+            "--coordinator, --num_processes and --process_id go together; got "
+            f"{coordinator}, {num_processes}, {process_id}"
+        )
+    if not 0 <= process_id < num_processes:
+        raise StartError(
+            f"--process_id {process_id} is outside 0..{num_processes - 1} "
+            "(--num_processes)"
+        )
+    if num_processes == 1:
+        return None
+    _own_signals()
+    try:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    except (RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise StartError(
+            f"process {process_id} of {num_processes} could not join at {coordinator}: "
+            f"{reason}"
+        ) from error
+    return Peers(_client(), process_id, num_processes)
+
+
+def _own_signals() -> None:
+    """SIGTERM is ours (stopping.py), not that of JAX's preemption service."""
+    with contextlib.suppress(AttributeError):
+        jax.config.update("jax_enable_preemption_service", False)
+
+
+def _client() -> Any:
+    from jax._src import distributed  # no public name for the key-value store
+
+    return distributed.global_state.client
+
+
+class Peers:
+    """The other processes: signs of life, stops and messages between them.
+
+    Used as a context manager around the run.
+
+    Args:
+      client: JAX's key-value store.
+      process_id: of this process.
+      num_processes: of the run.
+      leave: ends this process.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        process_id: int,
+        num_processes: int,
+        *,
+        leave: Callable[[int], object] = os._exit,
+    ) -> None:
+        self._client, self._leave = client, leave
+        self.process_id, self.num_processes = process_id, num_processes
+        self._release: Callable[[], object] = lambda: None
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="peers", daemon=True)
+        self._seen: dict[int, tuple[str, float]] = {}
+
+    def __enter__(self) -> "Peers":
+        self._set(f"host/{self.process_id}", socket.gethostname())
+        self._thread.start()
+        self._explain_abort()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._set(f"alive/{self.process_id}", "done")
+        self._closed.set()
+        self._thread.join(5)
+        signal.signal(signal.SIGABRT, signal.SIG_DFL)
+
+    def releases(self, release: Callable[[], object]) -> None:
+        """What to call before leaving: frees the work directory."""
+        self._release = release
+
+    # What `stopping.Stop` asks for.
+
+    def announce_stop(self, number: int) -> None:
+        """Tells all other processes of a signal."""
+        self._set("stop", str(number))
+
+    def announced_stop(self) -> int:
+        """The signal that some process was sent, or 0."""
+        return int(self._get("stop") or 0)
+
+    def post_count(self, count: int) -> None:
+        """Says how far this process came; -1: it has nothing to save."""
+        self._set(f"count/{self.process_id}", str(count))
+
+    def counts(self) -> list[int]:
+        """How far each process came; waits for all, or is ended by `_watch`."""
+        wait = int(1e3 * 60)
+        return [
+            int(self._client.blocking_key_value_get(f"{_PREFIX}/count/{rank}", wait))
+            for rank in range(self.num_processes)
+        ]
+
+    def tell(self, message: str) -> None:
+        """The first process tells the others something (an empty text is news too)."""
+        self._set("word", f"{message} ")
+
+    def told(self, seconds: float = 300.0) -> str:
+        """Waits for what the first process tells."""
+        key = f"{_PREFIX}/word"
+        return self._client.blocking_key_value_get(key, int(1e3 * seconds))[:-1]
+
+    # Who is gone.
+
+    def fail(self, reason: str) -> None:
+        """Tells the others why this process is about to leave."""
+        with contextlib.suppress(Exception):
+            self._set("gone", f"process {self.process_id}: {reason}")
+            time.sleep(2.0)  # they read it before the coordinator may go
+
+    def verdict(self, seconds: float = 2.5 * _MISSED_SECONDS) -> str | None:
+        """Waits for a process to be found gone, after a collective failed."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            with contextlib.suppress(Exception):
+                if gone := self._get("gone"):
+                    return gone
+            time.sleep(0.2)
+        return None
+
+    def _watch(self) -> None:
+        number, failing_since = 0, 0.0
+        while not self._closed.wait(1.0):
+            number += 1
+            try:
+                self._set(f"alive/{self.process_id}", str(number))
+                gone = self._get("gone") or self._missed()
+                failing_since = 0.0
+            except Exception:
+                failing_since = failing_since or time.monotonic()
+                if time.monotonic() - failing_since < _MISSED_SECONDS:
+                    continue
+                gone = "process 0 (the coordinator) does not answer"
+            if gone and not self._closed.is_set():
+                self._end(gone)
+                return
+
+    def _missed(self) -> str:
+        """On the first process: who has not said for too long that it is alive."""
+        if self.process_id:
+            return ""
+        now = time.monotonic()
+        for key, value in self._client.key_value_dir_get(f"{_PREFIX}/alive/"):
+            rank = int(key.rpartition("/")[2])
+            if self._seen.get(rank, ("", 0.0))[0] != value:
+                self._seen[rank] = (value, now)
+        for rank, (value, since) in self._seen.items():
+            if value != "done" and now - since > _MISSED_SECONDS:
+                host = self._get(f"host/{rank}") or "an unknown host"
+                gone = (
+                    f"process {rank} on {host} is gone: no sign of life for "
+                    f"{now - since:.0f} s"
+                )
+                self._set("gone", gone)
+                return gone
+        return ""
+
+    def _end(self, gone: str) -> None:
+        print(
+            f"vit-jax: {gone}; process {self.process_id} leaves; the same command "
+            "resumes from the last checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        with contextlib.suppress(Exception):
+            self._release()
+        if self.process_id == 0:
+            time.sleep(3.0)  # the store goes with this process: the others read first
+        self._leave(EXIT_CODE)
+
+    def _explain_abort(self) -> None:
+        """JAX aborts this process when the coordinator goes: says so, and leaves.
+
+        A handler in Python would wait for the main thread, which may wait for the
+        coordinator; one made with ctypes runs in the thread that aborts.
+        """
+        if self.process_id == 0:
+            return
+
+        def aborted(number: int) -> None:
+            self._end("process 0 (the coordinator) is gone")
+
+        handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)
+        _KEPT.append(handler)
+        libc = ctypes.CDLL(None)
+        libc.signal.argtypes = [ctypes.c_int, ctypes.CFUNCTYPE(None, ctypes.c_int)]
+        libc.signal.restype = ctypes.c_void_p
+        libc.signal(signal.SIGABRT, handler)
+
+    def _set(self, name: str, value: str) -> None:
+        self._client.key_value_set(f"{_PREFIX}/{name}", value, allow_overwrite=True)
+
+    def _get(self, name: str) -> str:
+        with contextlib.suppress(Exception):
+            return self._client.key_value_try_get(f"{_PREFIX}/{name}")
+        return ""

@@ -1,0 +1,94 @@
+"""The evaluators of a config, when each is due, and what is known from them."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vit_jax import setup
+
+Scalars = dict[str, float]
+
+
+class Evaluations:
+    """Runs the evaluators of a config.
+
+    Args:
+      config: a resolved config.
+      parts: of the run.
+      steps: of the run.
+      beat: called for each batch; it may raise to end the evaluation.
+      compiling: called with True before an evaluator's first batch, False after it.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        parts: setup.Parts,
+        steps: setup.Steps,
+        *,
+        beat: Callable[[], None] = lambda: None,
+        compiling: Callable[[bool], None] = lambda begins: None,
+    ):
+        self._every = steps.eval_every
+        self._total = steps.total
+        self._parts = parts
+        self._beat, self._compiling = beat, compiling
+        self._compiled: set[str] = set()
+        self._running = ""
+        self._evaluators = {
+            name: setup.build_evaluator(config, name, parts=parts, beat=self._on_batch)
+            for name in config.evals
+        }
+
+    def due(self, step: int) -> list[str]:
+        """Names of those that run after ``step`` updates."""
+        last = step == self._total
+        return [name for name, n in self._every.items() if last or due(step, n)]
+
+    def missing(self, step: int, known: Iterable[str]) -> list[str]:
+        """Those due at ``step`` of which no result is among the names ``known``.
+
+        A run that was stopped while it evaluated makes up for it when it resumes.
+        """
+        known = dict.fromkeys(known, 0.0)
+        return [name for name in self.due(step) if not of(name, known)]
+
+    def run(self, name: str, state: Any) -> Scalars:
+        """Measures the parameters, and their average beside them where there is one."""
+        evaluator = self._evaluators[name]
+        self._running = name
+        self._compiling(name not in self._compiled)
+        try:
+            results = {name: evaluator.run(state.params, self._parts.frozen)}
+            if state.ema:
+                results[f"{name}_ema"] = evaluator.run(state.ema, self._parts.frozen)
+        finally:
+            self._compiling(False)
+        return {
+            f"{prefix}/{key}": value
+            for prefix, scalars in results.items()
+            for key, value in scalars.items()
+        }
+
+    def close(self) -> None:
+        """Frees the evaluators."""
+        for evaluator in self._evaluators.values():
+            evaluator.close()
+
+    def _on_batch(self) -> None:
+        if self._running not in self._compiled:
+            self._compiled.add(self._running)
+            self._compiling(False)
+        self._beat()
+
+
+def due(step: int, every: int) -> bool:
+    """Whether something done every ``every`` steps is done after ``step`` updates."""
+    return step > 0 and step % every == 0
+
+
+def of(name: str, scalars: Scalars) -> Scalars:
+    """The results of one evaluator, those of the averaged parameters included."""
+    prefixes = (f"{name}/", f"{name}_ema/")
+    return {key: value for key, value in scalars.items() if key.startswith(prefixes)}

@@ -1,0 +1,235 @@
+"""All that the loop works with besides the state: opened, handed over, closed."""
+
+import contextlib
+import dataclasses
+import functools
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from vit_jax import metrics as reporting
+from vit_jax import setup, warm_start
+from vit_jax.checkpoint import Checkpoints
+from vit_jax.data.pipeline import Loader, example_ids
+from vit_jax.distributed import Peers, PeersRefused
+from vit_jax.evaluations import Evaluations
+from vit_jax.goodput import earlier_attempts
+from vit_jax.life import Life
+from vit_jax.lock import WorkdirLock
+from vit_jax.pending import Pending, streak_of
+from vit_jax.plan import chips
+from vit_jax.rollback import Spikes
+from vit_jax.run_files import BadExampleLog
+
+Scalars = dict[str, float]
+
+
+@dataclasses.dataclass
+class Run:
+    """Everything but the state."""
+
+    config: ConfigDict
+    parts: setup.Parts
+    steps: setup.Steps
+    start: int
+    life: Life
+    lock: WorkdirLock
+    checkpoints: Checkpoints
+    evaluations: Evaluations
+    loader: Loader | None  # None when nothing is left to train
+    progress: reporting.Progress
+    writer: reporting.Writer
+    rates: reporting.Rates
+    pending: Pending
+    spikes: Spikes
+    bad_examples: BadExampleLog
+    known: Scalars  # the newest results of evaluations
+    done: frozenset[str]  # names of results that the log has at ``start``
+    saved: int  # the newest saved step
+
+    def take_bad(self) -> list[Any]:
+        """Damaged examples that others took the place of, since the last call."""
+        return self.loader.take_bad() if self.loader is not None else []
+
+    def ids_checksum(self, step: int) -> int:
+        """A number that says whether two runs drew the same examples at a step."""
+        assert self.pending.example_ids is not None
+        ids = np.ascontiguousarray(self.pending.example_ids(step), np.int64)
+        return zlib.crc32(ids.tobytes())
+
+
+@contextlib.contextmanager
+def exclusive(
+    folder: epath.Path, peers: Peers | None, say: Callable
+) -> Iterator[WorkdirLock]:
+    """The work directory's lock, which the first process holds for all of them.
+
+    Raises:
+      LockHeldError: another process works there.
+      PeersRefused: the first process found that.
+    """
+    lock = WorkdirLock(folder, say=say)
+    if peers is not None and peers.process_id:
+        if refused := peers.told():
+            raise PeersRefused(refused)
+        yield lock
+        return
+    created = not folder.exists()
+    try:
+        lock.acquire()
+    except Exception as error:
+        if peers is not None:
+            peers.tell(str(error))
+        raise
+    if peers is not None:
+        peers.tell("")
+    try:
+        yield lock
+    finally:
+        lock.release()
+        if created:  # and nothing was written: a mistake leaves no trace
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def open_run(
+    config: ConfigDict,
+    parts: setup.Parts,
+    steps: setup.Steps,
+    folder: epath.Path,
+    *,
+    life: Life,
+    lock: WorkdirLock,
+    source: warm_start.WarmStart | None,
+    say: Callable,
+    stack: contextlib.ExitStack,
+) -> tuple[Run, Any]:
+    """Opens what the loop needs, and restores or makes the state it begins with.
+
+    All is closed with ``stack``.
+    """
+    first = jax.process_index() == 0
+    checkpoints = Checkpoints(
+        folder / "checkpoints",
+        keep=config.checkpoint.keep,
+        best=config.checkpoint.best,
+        verify=config.checkpoint.verify,
+        guard=lock.check if first else None,
+        say=say,
+        alive=life.watchdog.beat,
+    )
+    stack.callback(checkpoints.close)
+    with life.during("restore"):
+        state, start, known = restore_or_init(parts, checkpoints, source, say)
+    rows = read_log(folder)
+    life.goodput.add(earlier_attempts(rows, start))
+    rows = [row for row in rows if row["step"] <= start]
+    here = {name: v for row in rows if row["step"] == start for name, v in row.items()}
+    loader = setup.build_loader(config, parts.mesh) if start < steps.total else None
+    if loader is not None:
+        stack.callback(loader.close)
+    evaluations = Evaluations(
+        config,
+        parts,
+        steps,
+        beat=life.tick,
+        compiling=lambda begins: life.switch("compile" if begins else "eval"),
+    )
+    stack.callback(evaluations.close)
+    progress, writer = stack.enter_context(opened(config, folder, steps, start))
+    run = Run(
+        config=config,
+        parts=parts,
+        steps=steps,
+        start=start,
+        life=life,
+        lock=lock,
+        checkpoints=checkpoints,
+        evaluations=evaluations,
+        loader=loader,
+        progress=progress,
+        writer=writer,
+        rates=reporting.Rates(
+            batch_size=config.train.batch_size,
+            flops_per_image=parts.flops_per_image,
+            peak_flops=peak_flops(parts.mesh),
+        ),
+        pending=Pending(
+            max_nonfinite=config.train.max_nonfinite,
+            streak=streak_of(rows, start),
+            example_ids=ids_of(config, loader) if loader is not None else None,
+        ),
+        spikes=Spikes(**config.train.rollback, rows=rows),
+        bad_examples=BadExampleLog(folder, jax.process_index()),
+        known=known | {name: here[name] for name in known.keys() & here.keys()},
+        done=frozenset(here),
+        saved=start,
+    )
+    return run, state
+
+
+def ids_of(config: ConfigDict, loader: Loader) -> Callable[[int], np.ndarray]:
+    """Example ids of a step (0-based), as the loader draws them."""
+    return functools.partial(
+        example_ids,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        num_examples=len(loader.source),
+        shuffle=config.data.shuffle,
+    )
+
+
+def read_log(folder: epath.Path) -> list[dict[str, Any]]:
+    """The rows logged so far, before any process changes them."""
+    rows = reporting.read_rows(folder / "metrics.jsonl")
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("the log is read")
+    return rows
+
+
+def restore_or_init(
+    parts: setup.Parts,
+    checkpoints: Checkpoints,
+    source: warm_start.WarmStart | None,
+    say: Callable,
+) -> tuple[Any, int, Scalars]:
+    """The state to start from, its step, and the evaluations known at that step."""
+    restored = checkpoints.restore_latest(parts.state_shapes)
+    if restored is not None:
+        step, state, evaluations = restored
+        say(f"resuming from step {step:,} in {checkpoints.directory}")
+        return state, step, evaluations
+    state = parts.init()
+    return state if source is None else source.load(state, say=say), 0, {}
+
+
+@contextlib.contextmanager
+def opened(config: ConfigDict, workdir: epath.Path, steps: setup.Steps, start: int):
+    """Progress and metric writer around the loop; both closed whatever happens."""
+    first = jax.process_index() == 0
+    if first:
+        reporting.truncate_after(workdir / "metrics.jsonl", start)
+    with reporting.Progress(
+        total_steps=steps.total, batch_size=config.train.batch_size, quiet=not first
+    ) as progress:
+        writer: reporting.Writer = reporting.MultiWriter()
+        if first:
+            writer = reporting.create_writer(
+                workdir, tensorboard=config.log.tensorboard, progress=progress
+            )
+        try:
+            yield progress, writer
+        finally:
+            writer.close()
+
+
+def peak_flops(mesh: jax.sharding.Mesh) -> float | None:
+    """Peak bf16 FLOP/s of a mesh's devices, None where the chip is not in the table."""
+    chip = chips.find(mesh.devices.flat[0].device_kind)
+    return chip.bf16_tflops * 1e12 * mesh.size if chip else None

@@ -1,0 +1,92 @@
+"""What a run keeps in its work directory beside checkpoints and metrics."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from vit_jax.config import ConfigError, diff, snapshot, unsafe_changes
+
+
+def save_config(
+    config: ConfigDict,
+    workdir: epath.Path,
+    class_names: Sequence[str] | None = None,
+    *,
+    allow_change: bool = False,
+    say: Callable[[str], object] = print,
+    write: bool = True,
+) -> None:
+    """Writes ``config.json``, or checks that it asks for the same run as the one there.
+
+    Changes that leave the run what it is are said and taken over. ``classes.txt``
+    beside it has the names of the classes, a line each, for whoever uses the weights
+    where the data set is not.
+
+    Args:
+      config: the resolved config.
+      workdir: of the run.
+      class_names: in the order of the labels, where the data set has names.
+      allow_change: takes over any change.
+      say: prints a line.
+      write: False only checks (processes other than the first).
+
+    Raises:
+      ConfigError: another run is in this directory; the differences are listed.
+    """
+    path = workdir / "config.json"
+    new = snapshot(config)
+    if path.exists():
+        old = json.loads(path.read_text())
+        unsafe = unsafe_changes(old["config"], new["config"])
+        if unsafe and not allow_change:
+            raise ConfigError(
+                [
+                    f"{workdir} holds a run with another config; use another "
+                    "--workdir, insist with --allow_config_change, or undo:",
+                    *unsafe,
+                ]
+            )
+        changes = diff(old["config"], new["config"])
+        if not changes:
+            return
+        say("\n  ".join([f"changed in {path}:", *changes]))
+    if write:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if class_names:
+            (workdir / "classes.txt").write_text("\n".join(class_names) + "\n")
+        replace_text(path, json.dumps(new, indent=2))
+
+
+def replace_text(path: epath.Path, text: str) -> None:
+    """Writes a file that readers see whole: the old or the new one."""
+    if "://" in str(path):  # an object appears when it is complete
+        path.write_text(text)
+        return
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+class BadExampleLog:
+    """Appends the damaged examples that were skipped to ``bad_examples.jsonl``."""
+
+    def __init__(self, workdir: epath.Path, process: int):
+        name = "bad_examples" + (f"-{process}" if process else "") + ".jsonl"
+        self._path = workdir / name
+        self.count = 0
+
+    def write(self, examples: Iterable[Any]) -> int:
+        """Writes those just met; returns how many."""
+        rows = [
+            json.dumps({"id": one.id, "where": one.where, "reason": one.reason})
+            for one in examples
+        ]
+        self.count += len(rows)
+        if rows:
+            known = self._path.read_text() if self._path.exists() else ""
+            fresh = [row for row in rows if row not in known.splitlines()]
+            replace_text(self._path, known + "".join(f"{row}\n" for row in fresh))
+        return len(rows)
