@@ -11,7 +11,6 @@ trials that fail are kept, with the command that repeats them.
 """
 
 import argparse
-import os
 import pathlib
 import shutil
 import sys
@@ -22,8 +21,6 @@ from collections.abc import Sequence
 from absl import logging
 from chaos_scenarios import SCENARIOS, core, runs
 from chaos_scenarios.store import Store, commit, versions
-
-TEMP_DATA = tuple(os.environ.get("CHAOS_DATA", "").split())
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -60,7 +57,7 @@ def make_context(options: argparse.Namespace) -> core.Context:
         runs.write_arrays(arrays)
     return core.Context(
         folder=folder,
-        data=TEMP_DATA or (f"data.name=arrays:{arrays}",),
+        data=(f"data.name=arrays:{arrays}",),
         short=options.short,
         peer=options.peer,
     )

@@ -97,14 +97,13 @@ def runs_on(context: Context, poisoned: Poisoned, folder: pathlib.Path) -> Outco
     process = runs.start(context, workdir, *changes, driver=poisoned.flags())
     code = process.wait()
     wrong = wrong_checkpoints(workdir)
-    counted = 0
-    for row in compare.read_rows(workdir):
-        counted = max(counted, row.get("train/nonfinite", 0))
+    rows = compare.read_rows(workdir)
+    counted = {row["step"] for row in rows if row.get("train/nonfinite")}
     problems = [f"not finite: {wrong[:3]}"] if wrong else []
     if code:
         problems.append(f"exit code {code}")
-    if counted != POISONED:
-        problems.append(f"{counted} steps counted, not {POISONED}")
+    if counted != set(poisoned.steps):
+        problems.append(f"counted {sorted(counted)}, poisoned {poisoned.steps}")
     if compare.committed(workdir)[-1:] != [STEPS]:
         problems.append(f"saved up to {compare.committed(workdir)[-1:]}")
     if problems:

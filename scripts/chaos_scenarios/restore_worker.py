@@ -66,21 +66,15 @@ class Vit:
     def __init__(self, directory: pathlib.Path):
         from vit_jax.checkpoint import Checkpoints
 
-        try:
-            self._checkpoints = Checkpoints(
-                directory, keep=len(STEPS), best="", say=lambda *_: None
-            )
-        except TypeError:
-            self._checkpoints = Checkpoints(directory, keep=len(STEPS), best="")
+        self._checkpoints = Checkpoints(
+            directory, keep=len(STEPS), best="", say=lambda *_: None
+        )
 
     def save(self, step: int, state: Any) -> None:
         self._checkpoints.save(step, state, evaluations_of(step))
         self._checkpoints.wait()
 
     def restore(self, shapes: Any) -> tuple[int, Any, dict[str, float]] | None:
-        if not hasattr(self._checkpoints, "restore_latest"):
-            n = self._checkpoints.latest()
-            return (n, *self._checkpoints.restore(n, shapes))
         found = self._checkpoints.restore_latest(shapes)
         return None if found is None else (found[0], found[1], found[2])
 
