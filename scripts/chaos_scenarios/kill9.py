@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import shutil
 import signal
 import time
 
@@ -32,11 +33,12 @@ def straight_run(context: Context, home: pathlib.Path) -> Straight:
     folder.mkdir(exist_ok=True)
     first, second = folder / "first", folder / "second"
     for workdir in (first, second):
-        if not (folder / f"{workdir.name}.seconds").exists():
+        took = folder / f"{workdir.name}.seconds"
+        if not took.exists():
+            shutil.rmtree(workdir, ignore_errors=True)  # of a start that failed
             process = runs.start(context, workdir)
             runs.finish(process)
-            seconds = time.monotonic() - process.started
-            (folder / f"{workdir.name}.seconds").write_text(str(seconds))
+            took.write_text(str(time.monotonic() - process.started))
     different = compare.run_differences(first, second)
     if different:
         raise AssertionError(f"two uninterrupted runs differ: {'; '.join(different)}")

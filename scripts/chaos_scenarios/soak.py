@@ -63,10 +63,10 @@ def trial(
     saves = total // SAVE_EVERY
     if compare.committed(folder / "run")[-1:] != [total]:
         return Outcome("WRONG", False, f"saved {compare.committed(folder / 'run')}")
-    return judge(samples, total, f"{total:,} steps, {saves} saves", process)
+    return judge(samples, total, f"{total:,} steps, {saves} saves")
 
 
-def judge(samples: np.ndarray, total: int, kind: str, process: runs.Process) -> Outcome:
+def judge(samples: np.ndarray, total: int, kind: str) -> Outcome:
     """Compares a stretch after the warm-up with the last one."""
     step = samples[:, 0]
     early = samples[(step >= WARM * total) & (step < 2 * WARM * total)]

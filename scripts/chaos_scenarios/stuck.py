@@ -10,7 +10,7 @@ import numpy as np
 from . import compare, runs
 from .core import Context, Outcome, Scenario
 
-LIMIT = 3.0  # seconds without progress, as configured here
+LIMIT = 5.0  # seconds without progress, as configured here
 MARGIN = 20.0  # for noticing, dumping and leaving, on a busy machine
 STUCK_CODE, PEER_CODE = 3, 4
 # What never returns, at a call drawn from this range.
@@ -24,12 +24,9 @@ KINDS = (*PLACES, "peer stopped")
 SLOW = 20  # the last trial: steps 10 times slower, which is no reason to end a run
 
 
-def watchdog(seconds: float = LIMIT) -> list[str]:
-    """A watchdog with little patience, but for compilation."""
-    return [
-        f"train.watchdog.seconds={seconds}",
-        "train.watchdog.factor=10.0",
-    ]
+def watchdog() -> list[str]:
+    """A watchdog with little patience."""
+    return [f"train.watchdog.seconds={LIMIT}", "train.watchdog.factor=10.0"]
 
 
 def stacks(workdir: pathlib.Path) -> str:
@@ -119,7 +116,7 @@ def slower(context: Context, folder: pathlib.Path) -> Outcome:
     """Steps of 0.4 s, then of 4 s, with a limit that a single one comes close to."""
     workdir = folder / "run"
     driver = ["--slow=stepping:0.4", "--slower=stepping:13:4.0"]
-    changes = ["train.duration.steps=18", "evals.val.every.steps=18", *watchdog(5.0)]
+    changes = ["train.duration.steps=18", "evals.val.every.steps=18", *watchdog()]
     process = runs.start(context, workdir, *changes, driver=driver)
     code = process.wait()
     problems = []
