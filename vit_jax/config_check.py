@@ -2,15 +2,16 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from vit_jax import optim, schedules
-from vit_jax.config_check_model import check_model, is_size, outside
+from vit_jax.config_check_augment import check_augmentation
+from vit_jax.config_check_model import check_model, outside
+from vit_jax.config_check_model import unknown as _unknown
 from vit_jax.config_file import ConfigError, nearest, resolve_duration, shipped_base
-from vit_jax.data import augment
 from vit_jax.data.facts import split_size
 from vit_jax.evals import EVALUATORS
 from vit_jax.objectives import OBJECTIVES
@@ -29,19 +30,11 @@ def check(config: ConfigDict, *, facts: Any, num_devices: int) -> list[str]:
         *_objective(config.objective, config.model),
         *_optim(config.optim),
         *_mesh_and_batch(config, num_devices),
-        *_augmentation(config),
+        *check_augmentation(config),
         *_durations(config, _num_examples(config, facts)),
         *_data(config, facts),
         *_evals(config),
     ]
-
-
-def _unknown(field: str, value: Any, known: Iterable[str]) -> list[str]:
-    known = list(known)
-    if value in known:
-        return []
-    hint = nearest(str(value), known)
-    return [f"{field} {value!r} is unknown; known: {', '.join(known)}{hint}"]
 
 
 def _numbers(config: ConfigDict) -> list[str]:
@@ -49,11 +42,15 @@ def _numbers(config: ConfigDict) -> list[str]:
     train, data = config.train, config.data
     return [
         *outside(
+            lambda value: value >= 2,  # one may be damaged after it was verified
+            "at least 2",
+            checkpoint__keep=config.checkpoint.keep,
+        ),
+        *outside(
             lambda value: value >= 1,
             "at least 1",
             train__batch_size=train.batch_size,
             train__accumulate=train.accumulate,
-            checkpoint__keep=config.checkpoint.keep,
             data__prefetch=data.prefetch,
             schedule__timescale=config.schedule.timescale,
         ),
@@ -72,7 +69,6 @@ def _numbers(config: ConfigDict) -> list[str]:
             schedule__final=config.schedule.final,
             data__threads=data.threads,
             data__cache_mb=data.cache_mb,
-            data__augment__mixup=data.augment.mixup,
             seed=config.seed,
         ),
     ]
@@ -160,46 +156,6 @@ def _mesh_and_batch(config: ConfigDict, num_devices: int) -> list[str]:
     return problems
 
 
-def _augmentation(config: ConfigDict) -> list[str]:
-    section, channels = config.data.augment, config.model.channels
-    problems = [
-        f"data.{name} has {len(config.data[name])} values; it needs 1, or one for "
-        f"each of {channels} channels (model.channels)"
-        for name in ("mean", "std")
-        if len(config.data[name]) not in (1, channels)
-    ]
-    for name, what, ok in (
-        ("mean", "numbers", math.isfinite),
-        ("std", "positive numbers", lambda value: 0 < value < math.inf),
-    ):
-        values = config.data[name]
-        if not all(isinstance(value, int | float) and ok(value) for value in values):
-            problems.append(f"data.{name} must be {what}, got {values!r}")
-    if unknown := _unknown("data.augment.crop", section.crop, augment.CROPS):
-        return problems + unknown
-    for name, fits in (
-        ("area", len(section.area) == 2),
-        ("resize", len(section.resize) == 2 and is_size(section.resize)),
-    ):
-        if not fits:
-            problems.append(f"data.augment.{name} needs two numbers: {section[name]!r}")
-            return problems
-    image_size = config.model.image_size
-    if not is_size(image_size):
-        return problems  # said already
-    known = inspect.signature(augment.train_transform).parameters
-    settings = {key: section[key] for key in section if key in known}
-    try:
-        augment.train_transform(
-            image_size=tuple(image_size) * 2 if len(image_size) == 1 else image_size,
-            channels=channels,
-            **settings,
-        )
-    except ValueError as error:
-        problems.append(f"data.augment: {error}")
-    return problems
-
-
 def _num_examples(config: ConfigDict, facts: Any) -> int | None:
     if facts is None:
         return None
@@ -254,10 +210,14 @@ def _durations(config: ConfigDict, num_examples: int | None) -> list[str]:
 
 
 def _data(config: ConfigDict, facts: Any) -> list[str]:
-    """Splits and classes against the data set's own."""
+    """What is asked of the data, and splits and classes against the data set's own."""
+    problems = _unknown("data.bad", config.data.bad, ("stop", "skip"))
+    if config.data.mix and config.data.name != "mix":
+        problems.append(
+            f"data.mix is set, but data.name is {config.data.name!r}: set it to 'mix'"
+        )
     if facts is None:
-        return []
-    problems = []
+        return problems
     splits = {"data.split": config.data.split} | {
         f"evals.{name}.split": section.split
         for name, section in config.evals.items()

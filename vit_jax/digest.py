@@ -80,11 +80,15 @@ def _of_array(array: jax.Array) -> jax.Array:
     mixed ^= mixed >> 16
     again = (mixed ^ (mixed >> 13)) * jnp.uint32(_THIRD)
     again ^= again >> 16
-    return jnp.stack([_sum(mixed), _sum(again)])
-
-
-def _sum(words: jax.Array) -> jax.Array:
-    return jnp.sum(words, dtype=jnp.uint32)
+    zero = jnp.uint32(0)
+    # One reduction for both lanes: two of them run 15 times slower on a CPU.
+    lanes = jax.lax.reduce(
+        (mixed, again),
+        (zero, zero),
+        lambda left, right: (left[0] + right[0], left[1] + right[1]),
+        range(words.ndim),
+    )
+    return jnp.stack(lanes)
 
 
 def _device_words(array: jax.Array) -> jax.Array:

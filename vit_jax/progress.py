@@ -68,6 +68,8 @@ class Progress:
         train: dict[str, float] = {}
         results: dict[str, float] = {}
         for name, value in scalars.items():
+            if name.startswith(_UNSEEN):
+                continue
             kind = train if name.startswith("train/") else results
             kind[name.removeprefix("train/")] = float(value)
         place = f"step {step}/{self._total_steps}"
@@ -120,7 +122,8 @@ class Progress:
 
 
 _ORDER = ("loss", "accuracy", "", "learning_rate", "img_per_sec", "data_wait", "mfu")
-_HIDDEN = ("grad_norm", "param_norm")  # in the file and TensorBoard
+_UNSEEN = ("goodput/", "data/")  # only in the file and TensorBoard
+_HIDDEN = ("grad_norm", "param_norm", "nonfinite")  # in the file and TensorBoard
 
 
 def _fields(scalars: Mapping[str, float]) -> list[str]:

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from vit_jax import metrics as reporting
 from vit_jax import setup, warm_start
 from vit_jax.checkpoint import Checkpoints
-from vit_jax.data.pipeline import Loader, example_ids
+from vit_jax.data.pipeline import Loader
 from vit_jax.distributed import Peers, PeersRefused
 from vit_jax.evaluations import Evaluations
 from vit_jax.goodput import earlier_attempts
@@ -57,9 +57,10 @@ class Run:
         """Damaged examples that others took the place of, since the last call."""
         return self.loader.take_bad() if self.loader is not None else []
 
-    def ids_checksum(self, step: int) -> int:
+    def ids_checksum(self, step: int) -> int | None:
         """A number that says whether two runs drew the same examples at a step."""
-        assert self.pending.example_ids is not None
+        if self.pending.example_ids is None:
+            return None
         ids = np.ascontiguousarray(self.pending.example_ids(step), np.int64)
         return zlib.crc32(ids.tobytes())
 
@@ -94,7 +95,7 @@ def exclusive(
     finally:
         lock.release()
         if created:  # and nothing was written: a mistake leaves no trace
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):
                 folder.rmdir()
 
 
@@ -163,7 +164,7 @@ def open_run(
         pending=Pending(
             max_nonfinite=config.train.max_nonfinite,
             streak=streak_of(rows, start),
-            example_ids=ids_of(config, loader) if loader is not None else None,
+            example_ids=ids_of(config, loader),
         ),
         spikes=Spikes(**config.train.rollback, rows=rows),
         bad_examples=BadExampleLog(folder, jax.process_index()),
@@ -174,20 +175,20 @@ def open_run(
     return run, state
 
 
-def ids_of(config: ConfigDict, loader: Loader) -> Callable[[int], np.ndarray]:
-    """Example ids of a step (0-based), as the loader draws them."""
-    return functools.partial(
-        example_ids,
-        seed=config.seed,
-        batch_size=config.train.batch_size,
-        num_examples=len(loader.source),
-        shuffle=config.data.shuffle,
-    )
+def ids_of(
+    config: ConfigDict, loader: Loader | None
+) -> Callable[[int], np.ndarray] | None:
+    """Example ids of a step (0-based), where they follow from the step alone."""
+    if loader is None or loader.streams:
+        return None
+    return functools.partial(loader.ids, shuffle=config.data.shuffle)
 
 
 def read_log(folder: epath.Path) -> list[dict[str, Any]]:
     """The rows logged so far, before any process changes them."""
-    rows = reporting.read_rows(folder / "metrics.jsonl")
+    rows: list[dict[str, Any]] = []
+    with contextlib.suppress(FileNotFoundError):  # a new run
+        rows = reporting.read_rows(folder / "metrics.jsonl")
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("the log is read")
     return rows

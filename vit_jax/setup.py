@@ -19,7 +19,7 @@ from vit_jax.config import ConfigError, check, resolve_duration
 from vit_jax.data import augment, mixing, sources
 from vit_jax.data.errors import DataError
 from vit_jax.data.facts import DatasetFacts, split_size
-from vit_jax.data.pipeline import Loader, Source
+from vit_jax.data.pipeline import Deferred, Loader, Source, StreamSource
 from vit_jax.evals.base import Evaluator
 from vit_jax.models import vit
 from vit_jax.objectives.base import split
@@ -196,12 +196,19 @@ def build_optimizer(
 
 def build_prepare(config: ConfigDict) -> mixing.PrepareBatch:
     """What happens to a batch inside the step, before the objective sees it."""
+    section = config.data.augment
     return mixing.build_prepare(
         num_classes=config.model.num_classes,
         mean=config.data.mean,
         std=config.data.std,
-        flip_images=config.data.augment.flip,
-        mixup_alpha=config.data.augment.mixup,
+        flip_images=section.flip,
+        mixup_alpha=section.mixup,
+        cutmix_alpha=section.cutmix,
+        mix_prob=section.mix_prob,
+        mix_switch=section.mix_switch,
+        mix_per=section.mix_per,
+        erase_rate=section.erase,
+        erase_fill=section.erase_fill,
     )
 
 
@@ -247,7 +254,7 @@ def data_spec(config: ConfigDict) -> sources.DataSpec:
     )
 
 
-def open_source(config: ConfigDict, expression: str) -> Source:
+def open_source(config: ConfigDict, expression: str) -> Source | StreamSource:
     """The examples of one split of the configured data set."""
     return sources.open_source(data_spec(config), expression)
 
@@ -261,15 +268,20 @@ def image_size(config: ConfigDict) -> tuple[int, int]:
 def build_loader(config: ConfigDict, mesh: jax.sharding.Mesh) -> Loader:
     """The training split, augmented on the host."""
     section = config.data.augment
-    transform = augment.train_transform(
+    transform = Deferred(
+        augment.train_transform,
         image_size=image_size(config),
         channels=config.model.channels,
         crop=section.crop,
         area=section.area,
         resize=section.resize,
         pad=section.pad,
+        policy=section.policy,
         randaugment_layers=section.randaugment_layers,
         randaugment_magnitude=section.randaugment_magnitude,
+        color_jitter=section.color_jitter,
+        views=section.views,
+        max_pixels=config.data.max_pixels,
     )
     return Loader(
         open_source(config, config.data.split),
@@ -278,6 +290,11 @@ def build_loader(config: ConfigDict, mesh: jax.sharding.Mesh) -> Loader:
         batch_size=config.train.batch_size,
         seed=config.seed,
         threads=config.data.threads,
+        workers=config.data.workers,
+        repeats=section.repeats,
+        bad=config.data.bad,
+        max_bad=config.data.max_bad,
+        batches=config.data.prefetch + 3,  # in the making, and in use by two steps
     )
 
 
@@ -293,18 +310,24 @@ def build_evaluator(
     It calls ``beat`` after each batch.
     """
     section = config.evals[name]
-    transform = augment.eval_transform(
+    transform = Deferred(
+        augment.eval_transform,
+        takes_rng=False,
         image_size=image_size(config),
         channels=config.model.channels,
         resize=section.resize,
+        max_pixels=config.data.max_pixels,
     )
+    # By threads always: worker processes would sit idle between evaluations.
     loader = Loader(
         open_source(config, section.split),
-        lambda image, rng: transform(image),
+        transform,
         sharding=sharding.batch_sharding(parts.mesh),
         batch_size=section.batch_size or config.train.batch_size,
         seed=config.seed,
         threads=config.data.threads,
+        bad=config.data.bad,
+        max_bad=config.data.max_bad,
     )
     return evals.EVALUATORS[section.name](
         loader=loader,

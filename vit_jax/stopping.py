@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -25,6 +25,7 @@ class Stopping(Exception):
     """Raised where the run stops; it is caught by the loop, which saves."""
 
 
+@runtime_checkable
 class Agreement(Protocol):
     """How processes agree on where to stop (`distributed.Peers`)."""
 

@@ -275,8 +275,9 @@ def log(run: Run, step: int, state: Any) -> Any:
     row |= run.rates.scalars()
     scalars = {f"train/{name}": value for name, value in row.items()}
     scalars |= run.life.goodput.scalars()
-    if run.config.log.example_ids:
-        scalars["data/example_ids"] = float(run.ids_checksum(step))
+    checksum = run.ids_checksum(step) if run.config.log.example_ids else None
+    if checksum is not None:
+        scalars["data/example_ids"] = float(checksum)
     if bad := run.bad_examples.write(run.take_bad()):
         run.progress.say(f"{bad} damaged examples were replaced")
     if run.bad_examples.count:

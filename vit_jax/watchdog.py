@@ -127,7 +127,7 @@ class Watchdog:
                 return
             if limit := self.limit():
                 # For when this thread cannot run any more.
-                faulthandler.dump_traceback_later(limit + _GRACE, exit=True)
+                faulthandler.dump_traceback_later(limit + _GRACE, exit=True, file=2)
 
     def _expire(self, waited: float) -> None:
         path = self._write_stacks()
@@ -150,5 +150,5 @@ class Watchdog:
             with contextlib.suppress(OSError), path.open("w") as file:
                 faulthandler.dump_traceback(file, all_threads=True)
                 return str(path)
-        faulthandler.dump_traceback(sys.stderr, all_threads=True)
+        faulthandler.dump_traceback(2, all_threads=True)
         return "the lines above"

@@ -25,6 +25,9 @@ class Numbers:
         assert 0 <= index < self.size
         return {"image": np.full((4, 4, 3), index, np.uint8), "label": index}
 
+    def where(self, index):
+        return f"numbers, record {index}"
+
 
 def augment(image, rng):
     """Keeps the example's number in channel 0 and puts noise into the others."""

@@ -79,7 +79,7 @@ class StepArrays:
 
     def _read(self, array: Any, name: str, index: tuple[slice, ...]) -> np.ndarray:
         try:
-            return array[index].read().result()
+            return np.asarray(array[index].read().result())
         except Exception as error:
             raise _judge_memory(error, name, self._leaves[name]) from None
 

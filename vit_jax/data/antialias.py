@@ -10,7 +10,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from vit_jax.data.augment import UInt8Image, decode
+from vit_jax.data.augment import UInt8Image
+from vit_jax.data.decode import decode
 
 FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,

@@ -21,6 +21,7 @@ from etils import epath
 
 from vit_jax.data.errors import BadExampleError, DataError
 from vit_jax.data.facts import DatasetFacts, split_ranges
+from vit_jax.data.tfds import check_reachable
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
@@ -124,6 +125,7 @@ def _resolve(path: str) -> str:
             "data.name 'folder:' lacks a path: write folder:/path/to/images"
         )
     root = epath.Path(path).expanduser()
+    check_reachable(root)
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
         raise DataError(f"folder {os.fspath(root)} {what} (data.name)")

@@ -40,7 +40,7 @@ def _versions(folder: epath.Path) -> list[str]:
     return sorted(found, key=lambda text: tuple(map(int, text.split("."))))
 
 
-def _check_reachable(root: epath.Path) -> None:
+def check_reachable(root: epath.Path) -> None:
     """Without a network, a bucket takes long to look into and then seems empty."""
     host = "storage.googleapis.com"
     proxies = ("https_proxy", "HTTPS_PROXY", "STORAGE_EMULATOR_HOST")
@@ -57,7 +57,7 @@ def _check_reachable(root: epath.Path) -> None:
 
 def _find(name: str, dir: str | None) -> epath.Path:
     root = data_root(dir)
-    _check_reachable(root)
+    check_reachable(root)
     folder, version = split_name(name)
     versions = _versions(root / folder)
     prepared = [

@@ -38,7 +38,7 @@ def fill(folder, metrics, *, keep, best="val/accuracy"):
     for number, value in enumerate(metrics, start=1):
         results = {} if value is None else {name: value}
         with_steps.save(number, state_of(number), results)
-    with_steps.wait()
+        with_steps.wait()
     return with_steps
 
 
@@ -50,10 +50,10 @@ def saved(folder):
 def test_a_state_comes_back_bit_for_bit_in_other_shardings(tmp_path, first, second):
     state = trained(first)
     expected = training.host(state)
-    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
     checkpoints.save(2, state, {"val/accuracy": 0.25})
     checkpoints.close()
-    again = Checkpoints(tmp_path / "checkpoints", keep=1)
+    again = Checkpoints(tmp_path / "checkpoints", keep=2)
     parts = parts_on(second)
     restored, evaluations = again.restore(2, parts.state_shapes)
     again.close()
@@ -75,7 +75,7 @@ def test_a_state_comes_back_bit_for_bit_in_other_shardings(tmp_path, first, seco
 def test_the_restored_state_trains_on_as_if_nothing_had_happened(tmp_path):
     parts = parts_on(1)
     straight, _, _ = training.run_steps(parts, 1, state=trained(1))
-    checkpoints = Checkpoints(tmp_path / "c", keep=1)
+    checkpoints = Checkpoints(tmp_path / "c", keep=2)
     checkpoints.save(2, trained(1), {})
     checkpoints.wait()
     restored, _ = checkpoints.restore(2, parts.state_shapes)
@@ -96,8 +96,8 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
 
 
 def test_the_best_loss_is_the_smallest(tmp_path):
-    checkpoints = fill(tmp_path / "c", [0.5, 0.1, 0.9, 0.7], keep=1, best="val/loss")
-    assert saved(tmp_path / "c") == [2, 4]
+    checkpoints = fill(tmp_path / "c", [0.5, 0.1, 0.9, 0.7], keep=2, best="val/loss")
+    assert saved(tmp_path / "c") == [2, 3, 4]
     assert checkpoints.best() == 2
     checkpoints.close()
 
@@ -116,13 +116,13 @@ def test_a_result_that_is_missing_or_no_number_is_never_the_best(tmp_path):
 
 
 def test_results_of_an_earlier_step_do_not_rank_a_checkpoint(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "c", keep=1, best="val/accuracy")
+    checkpoints = Checkpoints(tmp_path / "c", keep=2, best="val/accuracy")
     checkpoints.save(1, state_of(1), {"val/accuracy": 0.5})
-    for step in (2, 3):
-        checkpoints.save(step, state_of(step), {"val/accuracy": 0.5}, measured=False)
-    checkpoints.wait()
+    for step in (2, 3, 4):
+        checkpoints.save(step, state_of(step), {"val/accuracy": 0.9}, measured=False)
+        checkpoints.wait()
     assert checkpoints.best() == 1
-    assert saved(tmp_path / "c") == [1, 3]
+    assert saved(tmp_path / "c") == [1, 3, 4]
     shapes = jax.eval_shape(lambda: state_of(0))
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     shapes = jax.tree.map(
@@ -130,7 +130,7 @@ def test_results_of_an_earlier_step_do_not_rank_a_checkpoint(tmp_path):
         shapes,
     )
     _, evaluations = checkpoints.restore(3, shapes)
-    assert evaluations == {"val/accuracy": 0.5}
+    assert evaluations == {"val/accuracy": 0.9}
     checkpoints.close()
 
 
@@ -144,25 +144,25 @@ def test_finding_a_step(tmp_path):
     with pytest.raises(CheckpointError, match=r"no checkpoint 'newest'; there: 1"):
         checkpoints.find("newest")
     checkpoints.close()
-    empty = Checkpoints(tmp_path / "empty", keep=1)
+    empty = Checkpoints(tmp_path / "empty", keep=2)
     with pytest.raises(CheckpointError, match=r"no checkpoint 'latest'; there: none"):
         empty.find("latest")
     empty.close()
 
 
 def test_reading_leaves_a_save_under_way_alone(tmp_path):
-    fill(tmp_path / "c", [0.1], keep=1).close()
+    fill(tmp_path / "c", [0.1], keep=2).close()
     partial = tmp_path / "c" / "2.orbax-checkpoint-tmp"
     partial.mkdir()
     (partial / "file").write_text("half")
-    reader = Checkpoints(tmp_path / "c", keep=1, best="val/accuracy", read_only=True)
+    reader = Checkpoints(tmp_path / "c", keep=2, best="val/accuracy", read_only=True)
     assert (reader.find("latest"), reader.find("best")) == (1, 1)
     reader.close()
     assert (partial / "file").read_text() == "half"
 
 
 def test_reading_makes_no_directory(tmp_path):
-    reader = Checkpoints(tmp_path / "c", keep=1, best="val/accuracy", read_only=True)
+    reader = Checkpoints(tmp_path / "c", keep=2, best="val/accuracy", read_only=True)
     with pytest.raises(CheckpointError, match=r"there: none"):
         reader.find("latest")
     reader.close()
@@ -170,8 +170,8 @@ def test_reading_makes_no_directory(tmp_path):
 
 
 def test_a_step_that_was_cut_short_is_not_the_newest(tmp_path):
-    fill(tmp_path / "c", [0.1], keep=1).close()
+    fill(tmp_path / "c", [0.1], keep=2).close()
     shutil.copytree(tmp_path / "c" / "1", tmp_path / "c" / "2.orbax-checkpoint-tmp")
-    again = Checkpoints(tmp_path / "c", keep=1)
+    again = Checkpoints(tmp_path / "c", keep=2)
     assert again.latest() == 1
     again.close()

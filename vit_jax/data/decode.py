@@ -1,0 +1,192 @@
+"""Encoded images to pixels; damage is an error, never garbled pixels.
+
+Most decoders return something for a file that is cut short or garbled. Only
+simplejpeg's strict mode raises for JPEG, so it goes first; PNG chunks are checked
+against their CRC; what PIL reads, it reads to the end or raises.
+"""
+
+import functools
+import io
+import struct
+import sys
+import threading
+import warnings
+import zlib
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from vit_jax.data.errors import BadExampleError
+from vit_jax.data.image_header import read_header
+from vit_jax.data.memory import Reusable
+
+UInt8Image = UInt8[np.ndarray, "H W C"]
+
+# A few files of photographs have more; a decoder would take 3 bytes a pixel for them.
+MAX_PIXELS = 100_000_000
+
+# Threads of the input pipeline already use every core.
+cv2.setNumThreads(0)
+
+try:
+    import simplejpeg
+except ImportError:  # a platform without a wheel
+    simplejpeg = None
+
+_MAX_SCRATCH = 1 << 24  # bytes a thread keeps
+
+
+class _Scratch(threading.local):
+    def __init__(self):
+        self.memory = Reusable()
+
+
+_scratch = _Scratch()
+
+
+def decode(
+    image: bytes | np.ndarray, *, channels: int, max_pixels: int = MAX_PIXELS
+) -> UInt8Image:
+    """Turns encoded bytes or a pixel array into a uint8 image [H, W, channels].
+
+    EXIF orientation is ignored and alpha is dropped, as TensorFlow does.
+
+    Args:
+      image: an encoded JPEG, PNG, WebP, ... file, or uint8 pixels [H, W], [H, W, 1] or
+        [H, W, 3] in RGB order. Pixels that already fit are returned as they are.
+      channels: 3 for RGB, 1 for gray.
+      max_pixels: a file whose header says more is not decoded.
+
+    Raises:
+      BadExampleError: the bytes are no image, are damaged, or hold too many pixels.
+      ValueError: an array of another shape or type.
+    """
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 (gray) or 3 (RGB), got {channels}")
+    if isinstance(image, bytes):
+        return _decode_bytes(image, channels, max_pixels)
+    if image.dtype != np.uint8 or image.ndim not in (2, 3):
+        raise ValueError(
+            "expected uint8 pixels [H, W], [H, W, 1] or [H, W, 3], "
+            f"got {image.dtype} {list(image.shape)}"
+        )
+    if image.ndim == 2:
+        image = image[:, :, None]
+    if image.shape[2] == channels:
+        return image
+    if image.shape[2] == 1:
+        return _with_channels(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB))
+    if image.shape[2] == 3:
+        return _with_channels(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
+    raise ValueError(f"expected 1 or 3 channels, got pixels {list(image.shape)}")
+
+
+def _decode_bytes(data: bytes, channels: int, max_pixels: int) -> UInt8Image:
+    try:
+        header = read_header(data)
+        if header is None:
+            return _pil(data, channels, max_pixels)
+        _check_pixels(header.height, header.width, max_pixels)
+        if header.format == "jpeg":
+            return _jpeg(data, channels)
+        if header.format == "png":
+            _check_png(data)
+        elif header.format != "webp":  # OpenCV returns the rest of a short file as 0
+            return _pil(data, channels, max_pixels)
+        pixels = _opencv(data, channels)
+        return _pil(data, channels, max_pixels) if pixels is None else pixels
+    except Exception as error:  # decoders raise anything; it is the file's fault
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadExampleError(
+            f"cannot decode image: {len(data)} bytes starting {data[:8]!r}: {reason}"
+        ) from error
+
+
+def _check_pixels(height: int, width: int, max_pixels: int) -> None:
+    if height * width > max_pixels:
+        raise ValueError(
+            f"its header says {width:,} x {height:,} pixels, more than "
+            f"{max_pixels:,} (data.max_pixels)"
+        )
+
+
+def _jpeg(data: bytes, channels: int) -> UInt8Image:
+    if simplejpeg is None:
+        _say_without_simplejpeg()
+        if data.rfind(b"\xff\xd9") < 0:
+            raise ValueError("the jpeg file is cut short")
+        pixels = _opencv(data, channels)
+        return _pil(data, channels, sys.maxsize) if pixels is None else pixels
+    height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+    if space in ("CMYK", "YCCK"):
+        # simplejpeg converts without the inks' inversion. It finds the damage, though.
+        simplejpeg.decode_jpeg(data, "CMYK")
+        pixels = _opencv(data, channels)
+        return _pil(data, channels, sys.maxsize) if pixels is None else pixels
+    return simplejpeg.decode_jpeg(
+        data,
+        "RGB" if channels == 3 else "GRAY",
+        buffer=_buffer((height, width, channels)),
+    )
+
+
+@functools.cache  # once
+def _say_without_simplejpeg() -> None:
+    warnings.warn(
+        "simplejpeg is not installed: JPEG files are decoded more slowly, and garbled "
+        "ones are not noticed",
+        stacklevel=2,
+    )
+
+
+def _buffer(shape: tuple[int, int, int]) -> np.ndarray:
+    """Where to decode to: this thread's own memory again, or new."""
+    if shape[0] * shape[1] * shape[2] > _MAX_SCRATCH:
+        return np.empty(shape, np.uint8)
+    return _scratch.memory.take(shape)
+
+
+def _check_png(data: bytes) -> None:
+    """Raises ValueError unless every chunk to the last is there with its CRC."""
+    at = 8
+    while True:
+        if at + 12 > len(data):
+            raise ValueError("the png file is cut short")
+        length = struct.unpack_from(">I", data, at)[0]
+        end = at + 12 + length
+        if end > len(data):
+            raise ValueError("the png file is cut short")
+        crc = struct.unpack_from(">I", data, end - 4)[0]
+        if zlib.crc32(memoryview(data)[at + 4 : end - 4]) != crc:
+            raise ValueError(f"a png chunk at byte {at} does not match its CRC")
+        if data[at + 4 : at + 8] == b"IEND":
+            return
+        at = end
+
+
+def _opencv(data: bytes, channels: int) -> UInt8Image | None:
+    """Pixels, or None where OpenCV cannot."""
+    flags = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
+    flags |= cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        return None
+    return None if pixels is None else _with_channels(pixels)
+
+
+def _pil(data: bytes, channels: int, max_pixels: int) -> UInt8Image:
+    try:
+        opened = Image.open(io.BytesIO(data))
+    except Image.UnidentifiedImageError:
+        raise ValueError("in no format that is known here, or damaged") from None
+    with opened:
+        _check_pixels(opened.height, opened.width, max_pixels)
+        return _with_channels(np.array(opened.convert("RGB" if channels == 3 else "L")))
+
+
+def _with_channels(image: np.ndarray) -> UInt8Image:
+    """Restores the channel axis that OpenCV and PIL drop when it is one."""
+    return image if image.ndim == 3 else image[:, :, None]

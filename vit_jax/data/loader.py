@@ -1,0 +1,307 @@
+"""The rows of a global batch: loaded by threads or processes, laid out on the mesh."""
+
+import functools
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+
+from vit_jax.data.errors import BadExampleError, DataError
+from vit_jax.data.order import (
+    draws_per_step,
+    epoch_order,
+    example_ids,
+    last_epoch,
+    replacement_rng,
+)
+from vit_jax.data.rows import BadExample, Row, RowLoader, Transform
+from vit_jax.data.threads import Threads
+from vit_jax.data.workers import Workers
+
+_TRIES = 100  # others in the place of one damaged example
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Random access to examples: ``{"image": bytes or uint8 array, "label": int}``.
+
+    One that decides itself which ids a run takes has ``order(positions, *, seed,
+    shuffle)`` besides: ids of the examples at positions of the run.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+    def where(self, index: int) -> str:
+        """File and record of an example, for messages."""
+        ...
+
+
+@runtime_checkable
+class StreamSource(Protocol):
+    """Examples one after the other, without end."""
+
+    def __len__(self) -> int: ...
+
+    def where(self, index: int) -> str: ...
+
+    def stream(
+        self, start: int, *, seed: int, shuffle: bool
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """``(id, example)`` from position ``start`` of the run on."""
+        ...
+
+
+def local_ranges(
+    sharding: jax.sharding.Sharding, batch_size: int
+) -> list[tuple[int, int]]:
+    """Ranges of global rows that this process's devices hold, each once, in order."""
+    indices = sharding.addressable_devices_indices_map((batch_size,)).values()
+    return sorted({index[0].indices(batch_size)[:2] for index in indices if index})
+
+
+class Loader:
+    """Loads the rows of a global batch and lays them out on the mesh.
+
+    What a row holds depends on the source, the seed and its position in the run alone,
+    whatever loads it: threads, processes, and how many.
+
+    Args:
+      source: the examples.
+      load: ``(image, rng) -> uint8 [H, W, C]``, or any other shape: decoding and
+        augmentation. For workers it must be picklable, see `Deferred`.
+      sharding: of the batch axis over the mesh.
+      batch_size: global rows.
+      seed: of the run.
+      threads: 0 means one a core.
+      workers: processes that load instead of the threads; 0 means none.
+      repeats: rows of one example in a batch, see `example_ids`.
+      bad: a damaged example in training is an error ("stop"), or another, drawn by
+        (seed, position), takes its place ("skip"); in evaluation "skip" masks it out.
+      max_bad: more damaged examples than these are an error all the same.
+      batches: alive at a time; their memory is used again.
+    """
+
+    def __init__(
+        self,
+        source: Source | StreamSource,
+        load: Transform,
+        *,
+        sharding: jax.sharding.Sharding,
+        batch_size: int,
+        seed: int,
+        threads: int = 0,
+        workers: int = 0,
+        repeats: int = 1,
+        bad: str = "stop",
+        max_bad: int = 100,
+        batches: int = 5,
+    ):
+        if bad not in ("stop", "skip"):
+            raise ValueError(f"bad must be 'stop' or 'skip', got {bad!r} (data.bad)")
+        draws_per_step(batch_size, repeats)
+        self.source, self.sharding = source, sharding
+        self.batch_size, self.seed, self.repeats = batch_size, seed, repeats
+        self.streams = hasattr(source, "stream")
+        if self.streams and bad == "skip":
+            raise DataError(
+                "data.bad 'skip' needs random access, which a stream has not; "
+                "set it to 'stop', or convert the data set: vit-jax prepare"
+            )
+        self._skip, self._max_bad = bad == "skip", max_bad
+        self._ranges = local_ranges(sharding, batch_size)
+        self._loading = threading.Lock()
+        self._noting = threading.Lock()
+        self._known_bad: set[int] = set()
+        self._new_bad: list[BadExample] = []
+        self._rows = RowLoader(source, load, seed)
+        self._pool: Threads | Workers
+        if workers:
+            self._pool = Workers(self._rows, workers=workers)
+        else:
+            threads = threads or os.cpu_count() or 1
+            self._pool = Threads(self._rows, threads=threads, batches=batches)
+
+    def ids(self, step: int, *, shuffle: bool) -> np.ndarray:
+        """Ids of the examples of a training step, before any is replaced."""
+        order = getattr(self.source, "order", None)
+        if order is None:
+            return example_ids(
+                step,
+                seed=self.seed,
+                batch_size=self.batch_size,
+                num_examples=len(self.source),
+                shuffle=shuffle,
+                repeats=self.repeats,
+            )
+        draws = draws_per_step(self.batch_size, self.repeats)
+        positions = np.arange(step * draws, (step + 1) * draws)
+        ids = order(positions, seed=self.seed, shuffle=shuffle)
+        return np.tile(ids, self.repeats)
+
+    def batch(
+        self,
+        ids: Sequence[int] | np.ndarray,
+        first_position: int,
+        *,
+        examples: Sequence[dict[str, Any]] | None = None,
+        stopped: threading.Event | None = None,
+    ) -> dict[str, jax.Array]:
+        """Global ``image`` uint8 ``[B, H, W, C]`` and ``label`` int32 ``[B]``.
+
+        Args:
+          ids: of the examples, one a row.
+          first_position: of the first row in the run.
+          examples: those of the rows, where they are read already.
+          stopped: set where the batch is not wanted any more.
+
+        Raises:
+          BadExampleError: an example is damaged, and ``bad`` is "stop".
+          DataError: more than ``max_bad`` are, or storage fails.
+        """
+        pixels, labels, _ = self._load(ids, first_position, examples, stopped)
+        return self._place(image=pixels, label=labels)
+
+    def masked_batch(
+        self,
+        ids: Sequence[int] | np.ndarray,
+        real: np.ndarray,
+        *,
+        examples: Sequence[dict[str, Any]] | None = None,
+        stopped: threading.Event | None = None,
+    ) -> dict[str, jax.Array]:
+        """As `batch`, with ``mask``: rows that are ``real`` and not damaged.
+
+        In an evaluation another example would count twice; a damaged one counts not at
+        all.
+        """
+        pixels, labels, good = self._load(ids, 0, examples, stopped, replace=False)
+        here = np.concatenate([real[slice(*rows)] for rows in self._ranges])
+        return self._place(image=pixels, label=labels, mask=here & good)
+
+    def _load(
+        self,
+        ids: Sequence[int] | np.ndarray,
+        first_position: int,
+        examples: Sequence[dict[str, Any]] | None,
+        stopped: threading.Event | None,
+        replace: bool = True,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pixels, labels and whether they are good, of the rows of this process."""
+        rows = [
+            Row(
+                int(ids[row]),
+                first_position + row,
+                None if examples is None else examples[row],
+            )
+            for start, stop in self._ranges
+            for row in range(start, stop)
+        ]
+        with self._loading:
+            out, labels, bad = self._pool.load(rows, stopped or threading.Event())
+        labels = np.asarray(labels, np.int32)
+        good = np.ones(len(rows), bool)
+        for number, found in enumerate(bad):
+            if found is None:
+                continue
+            self._note(found)
+            good[number] = replace
+            if replace or out is None:
+                pixels, labels[number] = self._replacement(rows[number])
+                if out is None:  # only now is it known how large an image is
+                    out = np.zeros((len(rows), *pixels.shape), np.uint8)
+                out[number] = pixels
+            else:
+                out[number] = 0  # not what the memory held before
+        assert out is not None  # there is a row, good or replaced
+        return out, labels, good
+
+    def _note(self, found: BadExample) -> None:
+        """Counts a damaged example, once in a run.
+
+        Raises:
+          BadExampleError: it is to stop the run.
+          DataError: it is one too many.
+        """
+        if not self._skip:
+            raise BadExampleError(
+                f"{found} (to leave damaged examples out: data.bad=skip)"
+            )
+        with self._noting:
+            if found.id in self._known_bad:
+                return
+            self._known_bad.add(found.id)
+            self._new_bad.append(found)
+            count = len(self._known_bad)
+        if count > self._max_bad:
+            raise DataError(
+                f"{count} examples are damaged, more than {self._max_bad} "
+                f"(data.max_bad); the last: {found}"
+            )
+
+    def _replacement(self, row: Row) -> tuple[np.ndarray, int]:
+        """Pixels and label of what takes the place of a damaged example."""
+        rng = replacement_rng(self.seed, row.position)
+        order = getattr(self.source, "order", None)
+        for _ in range(_TRIES):
+            id = int(rng.integers(len(self.source)))
+            if order is not None:
+                id = int(order(np.asarray([id]), seed=self.seed, shuffle=False)[0])
+            pixels, label, bad = self._rows.row(Row(id, row.position))
+            if pixels is not None:
+                return pixels, label
+            if bad is not None:
+                self._note(bad)
+        raise DataError(
+            f"{self._rows.where(row.id)}: damaged, and so are {_TRIES} others drawn "
+            "in its place"
+        )
+
+    def take_bad(self) -> list[BadExample]:
+        """The damaged examples found since the last call; each once in a run."""
+        with self._noting:
+            taken, self._new_bad = self._new_bad, []
+        return taken
+
+    def _place(self, **columns: np.ndarray) -> dict[str, jax.Array]:
+        """Local rows as global arrays, each device its own."""
+        offsets, end = {}, 0
+        for start, stop in self._ranges:
+            offsets[start] = end
+            end += stop - start
+
+        def block(column: np.ndarray, index: Any) -> np.ndarray:
+            start, stop, _ = index[0].indices(self.batch_size)
+            return column[offsets[start] : offsets[start] + stop - start]
+
+        return {
+            name: jax.make_array_from_callback(
+                (self.batch_size, *column.shape[1:]),
+                self.sharding,
+                functools.partial(block, column),
+            )
+            for name, column in columns.items()
+        }
+
+    def order_ahead(self, step: int) -> None:
+        """Draws the next epoch's order in the background, at an epoch's first step."""
+        if self.streams or hasattr(self.source, "order"):
+            return
+        epoch = functools.partial(
+            last_epoch,
+            batch_size=self.batch_size,
+            num_examples=len(self.source),
+            repeats=self.repeats,
+        )
+        now = epoch(step)
+        if step == 0 or epoch(step - 1) != now:
+            arguments = (self.seed, now + 1, len(self.source))
+            threading.Thread(target=epoch_order, args=arguments, daemon=True).start()
+
+    def close(self) -> None:
+        """Ends the threads and processes."""
+        self._pool.close()

@@ -1,0 +1,141 @@
+"""Loading rows of a batch: read, decode, augment; what is damaged is reported.
+
+This is what threads and worker processes run; it imports no JAX.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vit_jax.data.errors import BadExampleError, DataError
+from vit_jax.data.order import row_rng
+
+Transform = Callable[[Any, np.random.Generator], np.ndarray]
+
+# Storage that fails may come back; what is not there will not.
+RETRY_AFTER = (0.5, 2.0, 5.0)  # seconds
+_LASTING = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+
+
+class Row(NamedTuple):
+    """An example that is to stand at a position of the run."""
+
+    id: int
+    position: int
+    example: dict[str, Any] | None = None  # already read, from a stream
+
+
+class BadExample(NamedTuple):
+    """A damaged example and why it is one."""
+
+    id: int
+    where: str  # file and record
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}"
+
+
+class Chunk(NamedTuple):
+    """What became of some rows: labels, the damaged, and pixels if not written."""
+
+    labels: list[int]
+    bad: list[BadExample | None]
+    pixels: list[np.ndarray | None]
+
+
+class Deferred:
+    """A transform made where it is used, so that it can be sent to another process.
+
+    Args:
+      make: a function of a module, which makes the transform.
+      takes_rng: whether the transform takes one; evaluation's does not.
+      settings: keyword arguments of ``make``.
+    """
+
+    def __init__(
+        self, make: Callable[..., Callable], *, takes_rng: bool = True, **settings: Any
+    ):
+        self._make, self._takes_rng, self._settings = make, takes_rng, settings
+        self._made  # noqa: B018  # wrong settings are told here
+
+    @functools.cached_property
+    def _made(self) -> Callable:
+        return self._make(**self._settings)
+
+    def __call__(self, image: Any, rng: np.random.Generator) -> np.ndarray:
+        return self._made(image, rng) if self._takes_rng else self._made(image)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        state.pop("_made", None)
+        return state
+
+
+class RowLoader:
+    """Loads rows of a source; the same anywhere, given (seed, id, position)."""
+
+    def __init__(self, source: Any, load: Transform, seed: int):
+        self.source, self.load, self.seed = source, load, seed
+
+    def chunk(self, rows: Sequence[Row], out: np.ndarray | None) -> Chunk:
+        """Loads rows into ``out``, or into arrays of their own where it is None."""
+        done = Chunk([], [], [])
+        for number, row in enumerate(rows):
+            pixels, label, bad = self.row(row)
+            if pixels is not None and out is not None:
+                store(out, number, pixels)
+                pixels = None
+            done.labels.append(label)
+            done.bad.append(bad)
+            done.pixels.append(pixels)
+        return done
+
+    def row(self, row: Row) -> tuple[np.ndarray | None, int, BadExample | None]:
+        """Pixels and label, or what is wrong with the example."""
+        try:
+            example = row.example or self._read(row.id)
+            rng = row_rng(self.seed, row.position)
+            return self.load(example["image"], rng), int(example["label"]), None
+        except BadExampleError as error:
+            where = self.where(row.id)
+            reason = str(error).removeprefix(where).removeprefix(": ")
+            return None, 0, BadExample(row.id, where, reason)
+
+    def where(self, id: int) -> str:
+        """File and record of an example."""
+        return self.source.where(id)
+
+    def _read(self, id: int) -> dict[str, Any]:
+        """The example; what storage does wrong is not taken for the example's fault."""
+        for delay in (*RETRY_AFTER, None):
+            try:
+                return self.source[id]
+            except OSError as error:
+                if delay is None or isinstance(error, _LASTING):
+                    tries = 1 if isinstance(error, _LASTING) else 1 + len(RETRY_AFTER)
+                    raise DataError(
+                        f"{self.where(id)}: storage cannot be read, "
+                        f"{tries} {'try' if tries == 1 else 'tries'}: {error}"
+                    ) from error
+                time.sleep(delay)
+        raise AssertionError("unreachable: the last try returns or raises")
+
+
+def store(out: np.ndarray, number: int, pixels: np.ndarray) -> None:
+    """Writes an image into a batch; assignment alone would broadcast a wrong shape."""
+    if pixels.shape != out.shape[1:] or pixels.dtype != np.uint8:
+        raise ValueError(
+            f"the transform made {pixels.dtype} {list(pixels.shape)}, the rows before "
+            f"it are uint8 {list(out.shape[1:])}"
+        )
+    out[number] = pixels
+
+
+def split(num_rows: int, num_loaders: int) -> list[slice]:
+    """A few chunks a thread or process: even work without a task an image."""
+    size = max(1, -(-num_rows // (4 * num_loaders)))
+    return [slice(low, low + size) for low in range(0, num_rows, size)]
