@@ -152,7 +152,8 @@ def complain(outcomes: Sequence[Outcome]) -> str:
 def figures(outcomes: Sequence[Outcome]) -> str:
     """Seconds to exit."""
     half, most = (percentile(outcomes, "seconds", share) for share in (50, 95))
-    return f"to exit: median {half:.1f} s, p95 {most:.1f} s"
+    slowest = max(outcomes, key=lambda outcome: outcome.figures.get("seconds", 0.0))
+    return f"to exit: median {half:.1f} s, p95 {most:.1f} s (slowest: {slowest.kind})"
 
 
 SCENARIO = Scenario(
