@@ -122,7 +122,7 @@ SCENARIO = Scenario(
     what="a disk that is full, at 20 sizes",
     bar="error named within one step, non-zero exit, the newest checkpoint resumes",
     count=SIZES,
-    short=3,
+    short=2,
     prepare=prepare,
     trial=trial,
 )

@@ -10,7 +10,7 @@ from . import compare, runs
 from .core import Context, Outcome, Scenario
 
 STEPS, SAVE_EVERY = 5_000, 10
-SHORT_STEPS = 400
+SHORT_STEPS = 300
 WARM = 0.2  # share of the run that is not judged
 ALLOWED_MB = 20.0
 ALLOWED_NUMBER = 2  # of threads and files: pools fill up; a leak a save is hundreds
