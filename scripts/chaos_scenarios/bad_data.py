@@ -31,13 +31,13 @@ class Fixture:
         )
         self._workers = workers.Workers(context, words, number=JOBS, limit=LIMIT)
 
-    def read(self, copy: pathlib.Path, *, shards: bool) -> dict:
-        """What a worker says of a damaged copy."""
+    def read(self, copy: pathlib.Path, *, shards: bool, damaged: list[str]) -> dict:
+        """What a worker says of a copy, of which some examples are damaged."""
         name = bad_images.NAME if shards else f"folder:{copy}"
         root = copy / bad_images.NAME / "1.0.0" if shards else copy
         directory = str(copy) if shards else ""
         request = {"name": name, "dir": directory, "root": str(root)}
-        return self._workers.ask(request)
+        return self._workers.ask(request | {"damaged": damaged})
 
     def close(self) -> None:
         """Ends the processes and removes the data."""
@@ -118,7 +118,7 @@ def trial(
     copy = fixture.home / folder.name
     shutil.copytree(fixture.shards if shards else fixture.folder, copy)
     how, must, may = KINDS[kind](copy, rng)
-    answer = fixture.read(copy, shards=shards)
+    answer = fixture.read(copy, shards=shards, damaged=sorted(must | may))
     shutil.rmtree(copy)
     if answer["kind"] != "read":
         return Outcome(f"{kind}: {answer['kind']}", False, f"{how}: {answer['detail']}")

@@ -54,7 +54,7 @@ def record_of(image: bytes, label: int) -> bytes:
     features = example.features.feature
     features["image"].bytes_list.value.append(image)
     features["label"].int64_list.value.append(label)
-    return example.SerializeToString()
+    return example.SerializeToString(deterministic=True)
 
 
 def write_shard(path: pathlib.Path, records: list[bytes]) -> None:

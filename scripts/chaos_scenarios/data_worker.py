@@ -1,7 +1,8 @@
 """A process that reads damaged data sets through the package's own loader.
 
-Reads ``{"name": ..., "dir": ..., "root": ...}`` a line; answers what was lost in skip
-mode, whether the rest is as in the undamaged set, and what stop mode said.
+Reads ``{"name": ..., "dir": ..., "root": ..., "damaged": [...]}`` a line; answers what
+was lost in skip mode, whether all that was not damaged is as in the undamaged set, and
+what stop mode said.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import os
 import pathlib
 import sys
 import traceback
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -56,13 +58,20 @@ def read_all(loader: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.concatenate(ids), np.concatenate(images), np.concatenate(labels)
 
 
-def skip(name: str, dir: str) -> tuple[list[int], list[str], Any]:
-    """Reads in skip mode: the ids lost, where they are, and all rows."""
+def skip(
+    name: str, dir: str, damaged: Collection[str] = ()
+) -> tuple[list[str], np.ndarray, Any]:
+    """Reads in skip mode: where the lost are, ids that may differ, and all rows."""
     loader = open_loader(name, dir, "skip")
     try:
         rows = read_all(loader)
         lost = {found.id: found.where for found in loader.take_bad()}
-        return list(lost), list(lost.values()), rows
+        may_differ = [
+            number
+            for number in range(len(loader.source))
+            if number in lost or loader.source.where(number).endswith(tuple(damaged))
+        ]
+        return list(lost.values()), np.array(may_differ, int), rows
     finally:
         loader.close()
 
@@ -106,13 +115,13 @@ def unreadable(folder: pathlib.Path) -> list[str]:
     return lost
 
 
-def answer(request: dict[str, str], references: dict[str, Any]) -> dict[str, Any]:
+def answer(request: dict[str, Any], references: dict[str, Any]) -> dict[str, Any]:
     """What reading one damaged data set came to."""
     name, dir, root = request["name"], request["dir"], request["root"]
-    ids, where, rows = skip(name, dir)
-    _, again, same = skip(name, dir)
+    where, may_differ, rows = skip(name, dir, request["damaged"])
+    again, _, same = skip(name, dir)
     reference = references["folder" if name.startswith("folder:") else "shards"]
-    healthy = ~np.isin(reference[0], ids)
+    healthy = ~np.isin(reference[0], may_differ)
     intact = all(
         np.array_equal(mine[healthy], theirs[healthy])
         for mine, theirs in zip(rows, reference, strict=True)
