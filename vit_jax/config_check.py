@@ -216,6 +216,12 @@ def _data(config: ConfigDict, facts: Any) -> list[str]:
         problems.append(
             f"data.mix is set, but data.name is {config.data.name!r}: set it to 'mix'"
         )
+    if config.data.bad == "skip" and config.data.name.startswith("tfrecord:"):
+        name = config.data.name.partition(":")[2]
+        problems.append(
+            "data.bad 'skip' needs random access, which tfrecord has not; convert it "
+            f"(vit-jax prepare {name} --convert) and set data.name to {name!r}"
+        )
     if facts is None:
         return problems
     splits = {"data.split": config.data.split} | {

@@ -5,7 +5,7 @@ import json
 import jax
 from etils import epath
 
-from vit_jax import setup
+from vit_jax import setup, storage
 from vit_jax.checkpoint import CheckpointError, Checkpoints
 from vit_jax.config import from_json
 from vit_jax.evaluations import Evaluations, Scalars
@@ -25,6 +25,7 @@ def evaluate(workdir: str, *, step: str = "latest") -> tuple[int, Scalars]:
       CheckpointError: there is no run or no such step.
       ConfigError: its data set is not there any more.
     """
+    storage.prepare(workdir)
     folder = epath.Path(workdir).expanduser()
     if not (folder / "config.json").exists():
         raise CheckpointError(f"{workdir}: no config.json; name a run's work directory")

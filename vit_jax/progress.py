@@ -86,7 +86,10 @@ class Progress:
         if self._quiet:
             return
         if self._live is None:
-            print(line, file=self._stream, flush=True)
+            try:
+                print(line, file=self._stream, flush=True)
+            except (OSError, ValueError):  # closed by whoever read it: train on
+                self._quiet = True
         else:
             self._live.console.print(line, markup=False, highlight=False)
 

@@ -39,7 +39,7 @@ class Run:
     steps: setup.Steps
     start: int
     life: Life
-    lock: WorkdirLock
+    guard: Callable[[], None]  # raises when the work directory's lock was lost
     checkpoints: Checkpoints
     evaluations: Evaluations
     loader: Loader | None  # None when nothing is left to train
@@ -115,13 +115,13 @@ def open_run(
 
     All is closed with ``stack``.
     """
-    first = jax.process_index() == 0
+    guard = lock.check if jax.process_index() == 0 else _unguarded
     checkpoints = Checkpoints(
         folder / "checkpoints",
         keep=config.checkpoint.keep,
         best=config.checkpoint.best,
         verify=config.checkpoint.verify,
-        guard=lock.check if first else None,
+        guard=guard,
         say=say,
         alive=life.watchdog.beat,
     )
@@ -150,7 +150,7 @@ def open_run(
         steps=steps,
         start=start,
         life=life,
-        lock=lock,
+        guard=guard,
         checkpoints=checkpoints,
         evaluations=evaluations,
         loader=loader,
@@ -175,6 +175,10 @@ def open_run(
     return run, state
 
 
+def _unguarded() -> None:
+    """The first process holds the lock for all."""
+
+
 def ids_of(
     config: ConfigDict, loader: Loader | None
 ) -> Callable[[int], np.ndarray] | None:
@@ -188,7 +192,7 @@ def read_log(folder: epath.Path) -> list[dict[str, Any]]:
     """The rows logged so far, before any process changes them."""
     rows: list[dict[str, Any]] = []
     with contextlib.suppress(FileNotFoundError):  # a new run
-        rows = reporting.read_rows(folder / "metrics.jsonl")
+        rows = reporting.read_rows(folder)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("the log is read")
     return rows
@@ -214,15 +218,16 @@ def restore_or_init(
 def opened(config: ConfigDict, workdir: epath.Path, steps: setup.Steps, start: int):
     """Progress and metric writer around the loop; both closed whatever happens."""
     first = jax.process_index() == 0
-    if first:
-        reporting.truncate_after(workdir / "metrics.jsonl", start)
     with reporting.Progress(
         total_steps=steps.total, batch_size=config.train.batch_size, quiet=not first
     ) as progress:
         writer: reporting.Writer = reporting.MultiWriter()
         if first:
             writer = reporting.create_writer(
-                workdir, tensorboard=config.log.tensorboard, progress=progress
+                workdir,
+                tensorboard=config.log.tensorboard,
+                progress=progress,
+                after=start,
             )
         try:
             yield progress, writer

@@ -7,6 +7,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
+from vit_jax import storage
 from vit_jax.config import ConfigError, diff, snapshot, unsafe_changes
 
 
@@ -57,17 +58,7 @@ def save_config(
         workdir.mkdir(parents=True, exist_ok=True)
         if class_names:
             (workdir / "classes.txt").write_text("\n".join(class_names) + "\n")
-        replace_text(path, json.dumps(new, indent=2))
-
-
-def replace_text(path: epath.Path, text: str) -> None:
-    """Writes a file that readers see whole: the old or the new one."""
-    if "://" in str(path):  # an object appears when it is complete
-        path.write_text(text)
-        return
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+        storage.write_text(path, json.dumps(new, indent=2))
 
 
 class BadExampleLog:
@@ -88,5 +79,5 @@ class BadExampleLog:
         if rows:
             known = self._path.read_text() if self._path.exists() else ""
             fresh = [row for row in rows if row not in known.splitlines()]
-            replace_text(self._path, known + "".join(f"{row}\n" for row in fresh))
+            storage.write_text(self._path, known + "".join(f"{row}\n" for row in fresh))
         return len(rows)

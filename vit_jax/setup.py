@@ -172,7 +172,10 @@ def build_parts(
         ),
         init=lambda: train_state.init_sharded(init_state, init_key, shardings),
         schedule=schedule,
-        step_key=jax.device_put(step_key, sharding.replicated(mesh)),
+        # By a program: a process can put nothing on devices of another.
+        step_key=jax.jit(lambda key: key, out_shardings=sharding.replicated(mesh))(
+            step_key
+        ),
         flops_per_image=objective.train_flops(),
     )
 

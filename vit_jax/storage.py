@@ -1,9 +1,11 @@
 """Work directories in a bucket: what has to be in place before one is used."""
 
+import functools
 import importlib.util
 import logging
 import os
 import socket
+import threading
 import urllib.parse
 from typing import Any
 
@@ -45,13 +47,33 @@ def prepare(path: str | os.PathLike[str]) -> None:
             "'vit-jax[gcs]'"
         )
     os.environ.setdefault("EPATH_USE_TF", "false")
-    logging.getLogger("gcsfs").setLevel(logging.ERROR)
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it raises them as well
+    _forget_listings()
     emulator = os.environ.get("STORAGE_EMULATOR_HOST")
     if emulator:
         os.environ.setdefault("TENSORSTORE_GCS_HTTP_URL", emulator)
+        os.environ.setdefault("GOOGLE_AUTH_TOKEN_FOR_TESTING", "emulated")
         # Otherwise asked of the real service, which knows nothing of these buckets.
         os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     _check_reachable(text, emulator)
+
+
+def _forget_listings() -> None:
+    """gcsfs remembers listings, and knows nothing of what tensorstore writes."""
+    from fsspec import config
+
+    for protocol in ("gcs", "gs"):
+        config.conf.setdefault(protocol, {}).setdefault("use_listings_cache", False)
+
+
+def write_text(path: Any, text: str) -> None:
+    """Writes a file of etils.epath: others find the old or the new one, whole."""
+    if is_bucket(path):
+        path.write_text(text)  # an object appears when it is complete
+        return
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 def client() -> Any:
@@ -77,6 +99,14 @@ def client() -> Any:
         ) from error
 
 
+def absolute(path: str | os.PathLike[str]) -> Any:
+    """An absolute path of etils.epath, which takes ``gs://`` for a relative one."""
+    from etils import epath
+
+    folder = epath.Path(path).expanduser()
+    return folder if is_bucket(path) else folder.absolute()
+
+
 def _is_installed(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
@@ -84,6 +114,7 @@ def _is_installed(name: str) -> bool:
         return False
 
 
+@functools.cache
 def _check_reachable(path: str, emulator: str | None) -> None:
     """Without a network every request is tried again for minutes."""
     host, port = SERVICE, 443
@@ -92,10 +123,21 @@ def _check_reachable(path: str, emulator: str | None) -> None:
         host, port = url.hostname or "localhost", url.port or 80
     elif os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY"):
         return
+    reason = ["no answer"]
+    thread = threading.Thread(target=_connect, args=(host, port, reason), daemon=True)
+    thread.start()
+    thread.join(REACH_SECONDS)  # looking up the name of a host has no limit of its own
+    if reason:
+        raise StorageError(
+            f"{path}: {host} cannot be reached ({reason[0]}); check the network, or "
+            "use a local --workdir"
+        )
+
+
+def _connect(host: str, port: int, reason: list[str]) -> None:
+    """Empties ``reason`` where a connection can be made."""
     try:
         socket.create_connection((host, port), timeout=REACH_SECONDS).close()
+        reason.clear()
     except OSError as error:
-        raise StorageError(
-            f"{path}: {host} cannot be reached ({error}); check the network, or use a "
-            "local --workdir"
-        ) from error
+        reason[:] = [str(error)]

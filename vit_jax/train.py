@@ -9,7 +9,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from vit_jax import goodput, rollback, setup, warm_start
+from vit_jax import goodput, rollback, setup, storage, warm_start
 from vit_jax import metrics as reporting
 from vit_jax.checkpoint import CheckpointError
 from vit_jax.data.errors import DataError
@@ -74,6 +74,7 @@ def train(
       Interrupted: a signal came; the state is saved.
     """
     started = time.perf_counter()
+    storage.prepare(workdir)
     folder = epath.Path(workdir).expanduser()
     first = jax.process_index() == 0
     say = say if first else _nothing
@@ -200,7 +201,7 @@ def run_loop(run: Run, state: Any) -> None:
             if step > run.saved:
                 take(run)
                 save(run, step, state, [])
-            run.checkpoints.wait()
+            run.checkpoints.wait(verified=False)  # the next start verifies it
         raise Interrupted(run.life.stop.signal, step) from None
     except DataError:  # no fault of the state: nothing done so far is lost
         if step > run.saved and jax.process_count() == 1:
@@ -270,7 +271,7 @@ def take(run: Run) -> Scalars:
 
 def log(run: Run, step: int, state: Any) -> Any:
     """Writes the row of a step; returns the state, an older one after a loss spike."""
-    run.lock.check()
+    run.guard()
     row = take(run) | {"learning_rate": float(run.parts.schedule(step))}
     row |= run.rates.scalars()
     scalars = {f"train/{name}": value for name, value in row.items()}

@@ -176,6 +176,27 @@ def test_a_remote_folder_asks_nothing_about_single_files(flowers, monkeypatch):
     assert not asked
 
 
+def test_a_folder_in_a_bucket(tmp_path, monkeypatch):
+    """Through epath alone; the bucket is a folder called gs: that epath is led to."""
+    written = images.write_folder(
+        tmp_path / "gs:" / "bucket" / "x", {"train/a": 3, "train/b": 2, "val/a": 1}
+    )
+    remote = type(epath.Path("gs://bucket"))
+    monkeypatch.setattr(remote, "_backend", epath.backend.os_backend)
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "none")
+    monkeypatch.chdir(tmp_path)
+    facts = folder.describe("gs://bucket/x")
+    assert facts.splits == {"train": 5, "val": 1}
+    source = pickle.loads(pickle.dumps(FolderSource("gs://bucket/x", "train+val")))
+    seen = everything(source)
+    assert all(path.startswith("gs://bucket/x/") for path, _ in seen)
+    assert sorted(example["image"] for _, example in seen) == sorted(written.values())
+    bad = tmp_path / source.where(0).replace("gs://", "gs:/")
+    bad.unlink()
+    with pytest.raises(BadExampleError, match="cannot be read"):
+        source[0]
+
+
 def test_many_files_are_listed_quickly(tmp_path):
     for name in range(20):
         (tmp_path / f"c{name:02}").mkdir()

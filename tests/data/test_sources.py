@@ -169,6 +169,8 @@ def test_mistakes_come_with_those_of_the_config(tmp_path):
     assert "model.num_classes is 7, but data set 'arrays:digits' has 10" in text
     text = problems("data.name=arrays:digits", "data.bad=ignore")
     assert "data.bad 'ignore' is unknown; known: stop, skip" in text
+    text = problems("data.name=tfrecord:x", "data.bad=skip", f"data.dir={tmp_path}")
+    assert "vit-jax prepare x --convert" in text
     text = problems(
         "data.name=arrays:digits", "data.mix=(('arrays:digits','train',1),)"
     )

@@ -48,7 +48,10 @@ class Saver:
         leaves = jax.tree.leaves(state)
         size = sum(leaf.nbytes for leaf in leaves)
         agree.on_all(lambda: self._check_space(step, size))
-        wanted = agree.on_all(lambda: self._make_room(step, state, digests))
+        try:
+            wanted = agree.on_all(lambda: self._make_room(step, state, digests))
+        except OSError as error:
+            raise self._failed(step, error, size) from error
         if not agree.from_primary(wanted):
             return
         metas = {

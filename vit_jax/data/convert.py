@@ -22,6 +22,7 @@ from vit_jax.data.errors import DataError
 from vit_jax.data.facts import DatasetFacts
 from vit_jax.data.tensorflow import import_tensorflow
 from vit_jax.data.tfds import describe, describe_any, shard_names
+from vit_jax.data.tfrecord import BATCH, find_damage, reason_of
 
 # A record is a chunk of its own, as random access wants it; images are compressed
 # already. TFDS reads the same.
@@ -135,14 +136,17 @@ def _convert_file(
     count = 0
     try:
         with writing(target) as write:
-            for record in tf.data.TFRecordDataset(str(source)).as_numpy_iterator():
-                write(record)
-                count += 1
-                advance(1)
+            # Many at a time: handing a record over costs more than reading it.
+            batches = tf.data.TFRecordDataset(str(source)).batch(BATCH)
+            for records in batches.as_numpy_iterator():
+                for record in records:
+                    write(record)
+                count += len(records)
+                advance(len(records))
     except tf.errors.OpError as error:  # a checksum, or the end within a record
-        reason = first_line(error).rpartition("}} ")[2].partition(" [Op:")[0]
+        record, found = find_damage(str(source), length)
         raise DataError(
-            f"{source}, record {count}: is damaged ({reason}); get the file anew"
+            f"{source}, record {record}: {found or reason_of(error)}; get the file anew"
         ) from error
     if count != length:
         raise DataError(

@@ -116,10 +116,8 @@ class FilePlace:
         # Starters on other hosts see no lock of ours: one of them at a time gets past
         # this claim, and only while the file that it looked at is still in place.
         claim = self._folder / f"{NAME}.{found.token if found else 'unread'}.claim"
-        if not _claim(claim):
-            with contextlib.suppress(FileNotFoundError):
-                if self._now() - claim.stat().st_mtime > EXPIRED_SECONDS:
-                    claim.unlink()
+        if not (_link(mine, claim) or _make(claim)):
+            self._drop_dead(claim)
             return None
         try:
             if not self._is_named(file):
@@ -128,6 +126,14 @@ class FilePlace:
         finally:
             claim.unlink(missing_ok=True)
         return found or UNKNOWN
+
+    def _drop_dead(self, claim: pathlib.Path) -> None:
+        """Removes a claim whose owner died before it could use it."""
+        with contextlib.suppress(FileNotFoundError), _opened(claim) as file:
+            owner = _read(file)
+            dead = try_lock(file) and owner is not None and owner.shares_kernel()
+            if dead or self._now() - os.fstat(file).st_mtime > EXPIRED_SECONDS:
+                claim.unlink()
 
     def _tidy(self) -> None:
         """Removes what starters left that were killed while they started."""
@@ -144,7 +150,9 @@ class FilePlace:
         except FileNotFoundError:
             raise LockLostError(f"{self._path} was removed") from None
         if not same or owner is None or owner.token != self._token:
-            raise LockLostError(f"{self._path} is another run's now ({owner})")
+            raise LockLostError(
+                f"{self._path} is another run's now ({owner or UNKNOWN})"
+            )
 
     def release(self) -> None:
         if self._file < 0:
@@ -189,6 +197,17 @@ def try_lock(file: int) -> bool | None:
 
 def _name(source: pathlib.Path, target: pathlib.Path) -> bool:
     """Gives a file a name, unless the name is taken; of several, one succeeds."""
+    if _link(source, target):
+        return True
+    # Without hard links: an empty file holds the name until ours has replaced it.
+    if target.exists() or not _make(target):
+        return False
+    os.replace(source, target)
+    return True
+
+
+def _link(source: pathlib.Path, target: pathlib.Path) -> bool:
+    """Makes a hard link; False if the name is taken or there are no such links."""
     try:
         os.link(source, target)
     except FileExistsError:
@@ -196,14 +215,11 @@ def _name(source: pathlib.Path, target: pathlib.Path) -> bool:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        # Without hard links: an empty file holds the name until ours has replaced it.
-        if not _claim(target):
-            return False
-        os.replace(source, target)
+        return False
     return True
 
 
-def _claim(path: pathlib.Path) -> bool:
+def _make(path: pathlib.Path) -> bool:
     """Makes an empty file, unless there is one; of several, one succeeds."""
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))

@@ -125,13 +125,16 @@ class ObjectPlace:
         blob = self._bucket.get_blob(self._name, timeout=_TIMEOUT, retry=None)
         if blob is None:
             return None
-        try:
+        seen = blob.generation  # the download tells the blob what it found
+        with contextlib.suppress(
+            self._errors.NotFound, self._errors.PreconditionFailed
+        ):
             text = blob.download_as_bytes(
-                if_generation_match=blob.generation, timeout=_TIMEOUT, retry=None
+                if_generation_match=seen, timeout=_TIMEOUT, retry=None
             )
-        except (self._errors.NotFound, self._errors.PreconditionFailed):
-            return self._look()  # replaced between the two requests
-        return blob, Owner.from_json(text)
+            if blob.generation == seen:
+                return blob, Owner.from_json(text)
+        return self._look()  # replaced between the two requests
 
     def _now(self) -> datetime.datetime:
         """The time by the clock of the storage."""

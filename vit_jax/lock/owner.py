@@ -63,7 +63,12 @@ class Owner:
             owner = cls(**{name: fields[name] for name in names})
         except (ValueError, TypeError, KeyError):
             return None
-        return owner if isinstance(owner.pid, int) else None
+        texts = [getattr(owner, name) for name in names if name != "pid"]
+        written_by_us = isinstance(owner.pid, int) and all(
+            isinstance(text, str) for text in texts
+        )
+        # The token becomes part of a file's name.
+        return owner if written_by_us and owner.token.isalnum() else None
 
     def to_json(self) -> bytes:
         return json.dumps(dataclasses.asdict(self), indent=1).encode() + b"\n"

@@ -1,17 +1,19 @@
-"""The learning curves of a run: one row of panels from its `metrics.jsonl`."""
+"""The learning curves of a run: one row of panels from its rows of metrics."""
 
+import io
 import math
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
+from etils import epath
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
-from vit_jax.metrics import read_rows
+from vit_jax.metrics import location, read_rows
+from vit_jax.storage import absolute
 
 Series = dict[str, tuple[list[int], list[float]]]
 
@@ -27,41 +29,45 @@ _PANELS: tuple[tuple[str, Callable[[str], bool]], ...] = (
 )
 
 
-def draw(workdir: str | os.PathLike[str]) -> Path:
+def draw(workdir: str | os.PathLike[str]) -> epath.Path:
     """Draws `workdir/figures/curves.png` and returns its path.
 
     Raises:
       ValueError: the run has logged none of the curves yet.
     """
-    workdir = Path(workdir).resolve()
-    series = _read(workdir / "metrics.jsonl")
+    folder = absolute(workdir)
+    series = _read(folder)
     panels: list[tuple[str, Series]] = []
     for title, belongs in _PANELS:
         chosen = {name: series[name] for name in series if belongs(name)}
         if chosen:
             panels.append((title, chosen))
     if not panels:
-        raise ValueError(f"{workdir / 'metrics.jsonl'} has no curves to draw yet")
+        raise ValueError(f"{location(folder)} has no curves to draw yet")
 
     figure = Figure(figsize=(3.6 * len(panels) + 0.4, 3.3))
     figure.set_layout_engine("constrained", wspace=0.06)
     canvas = FigureCanvasAgg(figure)
-    figure.suptitle(workdir.name, fontsize=12, fontweight="bold")
+    figure.suptitle(folder.name, fontsize=12, fontweight="bold")
     last_step = max(steps[-1] for _, chosen in panels for steps, _ in chosen.values())
     for index, (title, chosen) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), index + 1)
         _draw_panel(axes, title, chosen)
         axes.set_xlim(0, max(1, last_step) * 1.02)
-    path = workdir / "figures" / "curves.png"
+    path = folder / "figures" / "curves.png"
     path.parent.mkdir(exist_ok=True)
     figure.set_dpi(150)
-    canvas.print_png(str(path))
+    picture = io.BytesIO()
+    canvas.print_png(picture)
+    path.write_bytes(picture.getvalue())
     return path
 
 
-def _read(path: Path) -> Series:
+def _read(workdir: epath.Path) -> Series:
     """Steps and finite values by name; train first, then val, then the rest."""
-    rows: list[Mapping[str, Any]] = sorted(read_rows(path), key=lambda row: row["step"])
+    rows: list[Mapping[str, Any]] = sorted(
+        read_rows(workdir), key=lambda row: row["step"]
+    )
     names = {name for row in rows for name in row if name != "step"}
     series: Series = {}
     for name in sorted(names, key=lambda name: (_rank(name), name)):

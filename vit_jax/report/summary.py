@@ -7,6 +7,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from vit_jax import setup
+from vit_jax.metrics import location
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,7 @@ def summary(result: Result) -> str:
         lines += ["already complete; another --workdir trains anew"]
     lines += [
         f"checkpoints      {folder / 'checkpoints'}",
-        f"metrics          {folder / 'metrics.jsonl'}",
+        f"metrics          {location(folder)}",
         f"pictures         {folder / 'figures'}",
     ]
     if (folder / "tensorboard").exists():

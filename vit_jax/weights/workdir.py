@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax import storage
 from vit_jax.models import variants
 from vit_jax.weights.arrays import Arrays
 from vit_jax.weights.base import Card, Inferred, Preprocessing
@@ -55,9 +56,9 @@ def read_config(path: str) -> dict[str, Any]:
 
 def _folder(path: str) -> Any:
     """A path that may be in a bucket."""
-    from etils import epath
-
-    return epath.Path(path).expanduser()
+    if storage.is_bucket(path):
+        storage.prepare(path)
+    return storage.absolute(path)
 
 
 def _tuples(value: Any) -> Any:
@@ -169,7 +170,7 @@ def open_leaves(
     if not metas:
         what = "moving average of the parameters" if ema else "parameters"
         raise WeightsError(f"{path}: checkpoint {step} has no {what}")
-    state = _folder(path).absolute() / "checkpoints" / str(step) / "state"
+    state = _folder(path) / "checkpoints" / str(step) / "state"
     stored = StepArrays(state, metas)
     counter = Arrays(path, {})
     checked = set()

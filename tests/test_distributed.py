@@ -1,0 +1,202 @@
+"""Several processes as one run: the same numbers, one stop for all, who is gone."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+
+from tests import training
+from vit_jax import cli, metrics
+from vit_jax.distributed import StartError, initialize
+
+CHANGES = (
+    "train.duration.steps=12",
+    "checkpoint.every.steps=4",
+    "evals.val.every.steps=6",
+    "log.example_ids=True",
+    "train.ema=0.9",
+)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(workdir, number, *changes, devices=2):
+    """Processes of one run; all devices together are two."""
+    coordinator = f"127.0.0.1:{free_port()}"
+    return [
+        subprocess.Popen(
+            training.command(
+                *training.train_arguments(workdir, *CHANGES, *changes),
+                *(
+                    (
+                        f"--coordinator={coordinator}",
+                        f"--num_processes={number}",
+                        f"--process_id={rank}",
+                    )
+                    if number > 1
+                    else ()
+                ),
+            ),
+            env=training.environment(devices // number),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(number)
+    ]
+
+
+def finish(processes, seconds=240):
+    """Codes, outputs and errors of all."""
+    done = [process.communicate(timeout=seconds) for process in processes]
+    return [process.returncode for process in processes], done
+
+
+def losses(workdir):
+    return {
+        row["step"]: (row["train/loss"], row["data/example_ids"])
+        for row in metrics.read_rows(workdir / "metrics.jsonl")
+        if "train/loss" in row
+    }
+
+
+def evaluated(workdir):
+    return [
+        (row["step"], row["val/accuracy"], row["val/examples"])
+        for row in metrics.read_rows(workdir / "metrics.jsonl")
+        if "val/accuracy" in row
+    ]
+
+
+def wait_for_step(workdir, step, processes):
+    deadline = time.monotonic() + 200
+    path = workdir / "metrics.jsonl"
+    while time.monotonic() < deadline:
+        assert all(process.poll() is None for process in processes), [
+            process.communicate() for process in processes
+        ]
+        if path.exists() and any(
+            row["step"] >= step for row in metrics.read_rows(path)
+        ):
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"step {step} was not reached")
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("single") / "run"
+    codes, done = finish(start(folder, 1))
+    assert codes == [0], done
+    return folder
+
+
+@pytest.fixture(scope="module")
+def double(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("double") / "run"
+    codes, done = finish(start(folder, 2))
+    assert codes == [0, 0], done
+    return folder, done
+
+
+def test_two_processes_train_as_one(single, double):
+    folder, done = double
+    ours, theirs = losses(folder), losses(single)
+    assert list(ours) == list(theirs) == list(range(1, 13))
+    for step, (loss, ids) in ours.items():
+        assert ids == theirs[step][1]
+        assert loss == pytest.approx(theirs[step][0], rel=1e-5)
+    assert evaluated(folder) == evaluated(single)
+    assert done[1][0] == ""  # the first process speaks
+
+
+def test_one_process_goes_on_where_two_stopped_and_back(single, tmp_path):
+    for number, steps in ((2, 4), (1, 8), (2, 12)):
+        # The duration shapes the schedule, so the run is cut short by a signal.
+        processes = start(tmp_path / "run", number, "checkpoint.every.steps=2")
+        if steps < 12:
+            wait_for_step(tmp_path / "run", steps, processes)
+            processes[-1].send_signal(signal.SIGTERM)
+        codes, done = finish(processes)
+        assert codes == [143 if steps < 12 else 0] * number, done
+    ours, theirs = losses(tmp_path / "run"), losses(single)
+    assert list(ours) == list(range(1, 13))
+    for step, (loss, ids) in ours.items():
+        assert ids == theirs[step][1]
+        assert loss == pytest.approx(theirs[step][0], rel=1e-5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_one_stops_all_at_one_saved_step(tmp_path, number):
+    processes = start(tmp_path / "run", 2, "train.duration.steps=4000")
+    wait_for_step(tmp_path / "run", 5, processes)
+    processes[1].send_signal(number)
+    begun = time.monotonic()
+    codes, done = finish(processes, 60)
+    assert codes == [128 + number] * 2, done
+    assert time.monotonic() - begun < 20
+    step = int(re.search(r"step ([\d,]+) is saved", done[0][1])[1].replace(",", ""))
+    saved = [
+        int(p.name)
+        for p in (tmp_path / "run/checkpoints").iterdir()
+        if p.name.isdigit()
+    ]
+    assert max(saved) == step == max(losses(tmp_path / "run"))
+    assert not (tmp_path / "run" / "lock").exists()
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_dead_process_is_named_and_ends_the_other(tmp_path, victim):
+    processes = start(tmp_path / "run", 2, "train.duration.steps=4000")
+    wait_for_step(tmp_path / "run", 5, processes)
+    os.kill(processes[victim].pid, signal.SIGKILL)
+    begun = time.monotonic()
+    codes, done = finish(processes, 60)
+    assert time.monotonic() - begun < 30
+    assert codes[1 - victim] == 4, done
+    assert f"process {victim} " in done[1 - victim][1]
+    assert "is gone" in done[1 - victim][1]
+
+
+def test_a_directory_in_use_is_refused_to_all_processes(tmp_path):
+    workdir = tmp_path / "run"
+    first = start(workdir, 1, "train.duration.steps=4000")
+    wait_for_step(workdir, 2, first)
+    codes, done = finish(start(workdir, 2), 120)
+    assert codes == [2, 2], done
+    assert str(first[0].pid) in done[0][1] and done[0][1].count("vit-jax:") == 1
+    first[0].kill()
+    first[0].communicate()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("127.0.0.1:1", None, 0), "go together"),
+        (("127.0.0.1:1", 2, 2), r"outside 0\.\.1"),
+    ],
+)
+def test_arguments_that_do_not_fit(given, message):
+    with pytest.raises(StartError, match=message):
+        initialize(*given)
+
+
+def test_one_process_needs_nothing():
+    assert initialize(None, None, None) is None
+    assert initialize("127.0.0.1:1", 1, 0) is None
+
+
+def test_a_mistake_is_one_line(tmp_path, capsys):
+    arguments = training.train_arguments(tmp_path / "run")
+    assert cli.main([*arguments, "--num_processes=2"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("vit-jax: ") and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
