@@ -66,12 +66,17 @@ train: $(STAMP) ## train a small ViT on scikit-learn's digits (CPU, no download)
 	$(BIN)/vit-jax train --config=configs/digits.py --workdir=$(WORKDIR) $(ARGS)
 
 .PHONY: test
-test: $(STAMP) ## run the tests on 8 simulated devices, some files at a time
+test: $(STAMP) ## run the tests on 8 simulated devices, and the short form of chaos
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
+	$(if $(ARGS),,$(BIN)/python scripts/chaos.py --short)
 
 .PHONY: test-slow
 test-slow: $(STAMP) ## run the long tests, which make test leaves out
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+.PHONY: chaos
+chaos: $(STAMP) ## kill and damage runs in full; an interrupted one goes on
+	$(BIN)/python scripts/chaos.py --resume --store=runs/chaos.json $(ARGS)
 
 .PHONY: format
 format: $(STAMP) ## format the code and repair what can be repaired
