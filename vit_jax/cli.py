@@ -172,13 +172,21 @@ def run_prepare(options: argparse.Namespace, overrides: list[str]) -> int:
     """Prepares a data set."""
     from vit_jax.data.prepare import prepare
 
-    prepare(
-        options.name,
-        dir=options.data_dir,
-        new_name=options.new_name,
-        convert=options.convert,
-        output=options.output,
-    )
+    try:
+        prepare(
+            options.name,
+            dir=options.data_dir,
+            new_name=options.new_name,
+            convert=options.convert,
+            output=options.output,
+        )
+    except KeyboardInterrupt:
+        print(
+            "\ninterrupted; nothing half-written is read, and the same command starts "
+            "again",
+            file=sys.stderr,
+        )
+        return 130
     return 0
 
 

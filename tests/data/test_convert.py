@@ -337,6 +337,19 @@ def test_mistakes_on_the_command_line(tmp_path, monkeypatch, capsys, arguments, 
     assert words in error
 
 
+def test_interrupted_on_the_command_line(records, monkeypatch, capsys):
+    root, _ = records
+    before = images.tree(root)
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(convert, "check_written", interrupt)
+    assert cli.main(["prepare", "few", f"--data_dir={root}", "--convert"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert images.tree(root) == before and not leftovers(root)
+
+
 def no_route(*arguments, **settings):
     raise OSError("no route")
 

@@ -31,9 +31,9 @@ def tree(root):
     return {str(path): path.read_bytes() for path in files}
 
 
-def refused(name, root):
+def refused(name, root, **settings):
     with pytest.raises(tfds.DataError) as caught:
-        prepare.prepare(name, dir=str(root), log=quiet)
+        prepare.prepare(name, dir=str(root), log=quiet, **settings)
     return str(caught.value)
 
 
@@ -132,9 +132,19 @@ def test_another_format_is_explained_and_kept(tmp_path):
     assert any("tfrecord" in path for path in before)
     for name in ("digits", "digits:1.0.0"):
         text = refused(name, tmp_path)
-        assert text.startswith(f"{folder} holds {name} in another format; move it away")
-        assert f"vit-jax prepare {name} --data_dir=/another/dir" in text
+        assert text == (
+            f"{folder} holds {name} in tfrecord format; convert it: "
+            f"vit-jax prepare {name} --data_dir={tmp_path} --convert"
+        )
     assert tree(tmp_path) == before
+    # One that is not converted.
+    path = folder / "dataset_info.json"
+    path.write_text(path.read_text().replace('"tfrecord"', '"riegeli"'))
+    text = refused("digits", tmp_path)
+    assert text.startswith(f"{folder} holds digits in another format; move it away")
+    assert "vit-jax prepare digits --data_dir=/another/dir" in text
+    text = refused("digits", tmp_path, convert=True)
+    assert "is in riegeli format; only tfrecord is converted" in text
 
 
 @pytest.mark.parametrize(

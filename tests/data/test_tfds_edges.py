@@ -159,11 +159,16 @@ def test_preparing_what_only_the_user_can_build(copy):
     copy()
     assert prepare("mine", dir=copy.dir, log=lines.append).splits["test"] == 360
     assert "already prepared" in lines[0]
-    target = copy("yours", fileFormat="tfrecord")
-    with pytest.raises(DataError) as error:
-        prepare("yours", dir=copy.dir, log=lines.append)
-    assert "another format" in message(error) and "array_record" in message(error)
-    assert target.exists()
+    for file_format, words in (
+        ("tfrecord", f"vit-jax prepare yours --data_dir={copy.dir} --convert"),
+        ("riegeli", "download_and_prepare(file_format='array_record')"),
+    ):
+        target = copy("yours", fileFormat=file_format)
+        with pytest.raises(DataError) as error:
+            prepare("yours", dir=copy.dir, log=lines.append)
+        assert words in message(error)
+        assert target.exists()
+        shutil.rmtree(target)
 
 
 SCRIPT = """
