@@ -13,7 +13,9 @@ from tests import training
 from vit_jax import cli, metrics
 from vit_jax.distributed import StartError, initialize
 
+STARTED = []
 CHANGES = (
+    "data.name=arrays:digits",
     "train.duration.steps=12",
     "checkpoint.every.steps=4",
     "evals.val.every.steps=6",
@@ -31,7 +33,7 @@ def free_port():
 def start(workdir, number, *changes, devices=2):
     """Processes of one run; all devices together are two."""
     coordinator = f"127.0.0.1:{free_port()}"
-    return [
+    processes = [
         subprocess.Popen(
             training.command(
                 *training.train_arguments(workdir, *CHANGES, *changes),
@@ -52,6 +54,20 @@ def start(workdir, number, *changes, devices=2):
         )
         for rank in range(number)
     ]
+    STARTED.extend(processes)
+    return processes
+
+
+@pytest.fixture(autouse=True)
+def none_left():
+    """Ends what a failed test leaves."""
+    yield
+    for process in STARTED:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
+    STARTED.clear()
 
 
 def finish(processes, seconds=240):

@@ -108,6 +108,7 @@ class Peers:
         self._client, self._leave = client, leave
         self.process_id, self.num_processes = process_id, num_processes
         self._release: Callable[[], object] = lambda: None
+        self._refused = False  # to start: all know, and leave by themselves
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="peers", daemon=True)
         self._seen: dict[int, tuple[str, float]] = {}
@@ -151,18 +152,24 @@ class Peers:
         ]
 
     def tell(self, message: str) -> None:
-        """The first process tells the others something (an empty text is news too)."""
+        """The first process tells the others whether it starts: why not, or nothing."""
+        self._refused = bool(message)
         self._set("word", f"{message} ")
 
     def told(self, seconds: float = 300.0) -> str:
         """Waits for what the first process tells."""
         key = f"{_PREFIX}/word"
-        return self._client.blocking_key_value_get(key, int(1e3 * seconds))[:-1]
+        word = self._client.blocking_key_value_get(key, int(1e3 * seconds))[:-1]
+        self._refused = bool(word)
+        return word
 
     # Who is gone.
 
     def fail(self, reason: str) -> None:
-        """Tells the others why this process is about to leave."""
+        """Tells the others why this process is about to leave, if they do not know."""
+        self._closed.set()  # what it tells is no news to itself
+        if self._refused:
+            return
         with contextlib.suppress(Exception):
             self._set("gone", f"process {self.process_id}: {reason}")
             time.sleep(2.0)  # they read it before the coordinator may go
