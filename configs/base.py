@@ -175,10 +175,10 @@ def get_config():
                 crop="inception",  # inception | random | pad | resize | simple
                 area=(0.05, 1.0),  # inception: share of the image
                 resize=(256, 256),  # random: size before the crop
-                pad=4,  # pad: pixels on each side
+                pad=4,  # pad, simple: pixels on each side
                 policy="none",  # none | randaugment | autoaugment | three_augment
-                randaugment_layers=0,
-                randaugment_magnitude=10.0,
+                randaugment_layers=2,  # operations an image
+                randaugment_magnitude=10.0,  # 10 is the usual one; 0 is not "off"
                 color_jitter=0.0,  # strength of brightness, contrast, saturation
                 repeats=1,  # augmented copies of an image in a batch
                 views=1,  # augmented copies of an image, as an axis after the batch

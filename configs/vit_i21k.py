@@ -55,6 +55,7 @@ def get_config(arg="B/16"):
     config.data.augment.crop = "inception"
     config.data.augment.area = (0.05, 1.0)
     config.data.augment.flip = True
+    config.data.augment.policy = "randaugment" if layers else "none"
     config.data.augment.randaugment_layers = layers
     config.data.augment.randaugment_magnitude = magnitude
     config.data.augment.mixup = mixup

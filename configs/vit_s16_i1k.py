@@ -30,6 +30,7 @@ def get_config(arg="S/16"):
     config.data.augment.crop = "inception"
     config.data.augment.area = (0.05, 1.0)
     config.data.augment.flip = True
+    config.data.augment.policy = "randaugment"
     config.data.augment.randaugment_layers = 2
     config.data.augment.randaugment_magnitude = 10.0
     config.data.augment.mixup = 0.2

@@ -72,6 +72,7 @@ def test_vit_s16_i1k():
     assert config.schedule.final == 0
     augment = config.data.augment
     assert (augment.crop, augment.area, augment.flip) == ("inception", (0.05, 1), True)
+    assert augment.policy == "randaugment"
     assert (augment.randaugment_layers, augment.randaugment_magnitude) == (2, 10)
     assert augment.mixup == 0.2
     assert config.objective.to_dict() == {
@@ -105,6 +106,7 @@ def test_vit_i21k(variant, layers, magnitude, mixup):
     config = load(f"vit_i21k:{variant}")
     assert config.model.variant == variant
     augment = config.data.augment
+    assert augment.policy == ("randaugment" if layers else "none")
     assert augment.randaugment_layers == layers
     assert augment.randaugment_magnitude == magnitude
     assert augment.mixup == mixup
@@ -162,6 +164,7 @@ def test_transfer(dataset, steps, warmup, learning_rate, crop):
     assert config.data.augment.crop == crop
     assert config.data.augment.resize == (448, 448) and config.data.augment.flip
     assert config.data.augment.mixup == 0.0
+    assert config.data.augment.policy == "none"
     assert config.evals.val.resize == 448
     problems = configs.check(config, facts=None, num_devices=8)
     assert len(problems) == 1 and "model.init_from" in problems[0]

@@ -2,15 +2,16 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from vit_jax import optim, schedules
-from vit_jax.config_check_model import check_model, is_size, outside
+from vit_jax.config_check_augment import check_augmentation
+from vit_jax.config_check_model import check_model, outside
+from vit_jax.config_check_model import unknown as _unknown
 from vit_jax.config_file import ConfigError, nearest, resolve_duration, shipped_base
-from vit_jax.data import augment
 from vit_jax.data.facts import split_size
 from vit_jax.evals import EVALUATORS
 from vit_jax.objectives import OBJECTIVES
@@ -29,19 +30,11 @@ def check(config: ConfigDict, *, facts: Any, num_devices: int) -> list[str]:
         *_objective(config.objective, config.model),
         *_optim(config.optim),
         *_mesh_and_batch(config, num_devices),
-        *_augmentation(config),
+        *check_augmentation(config),
         *_durations(config, _num_examples(config, facts)),
         *_data(config, facts),
         *_evals(config),
     ]
-
-
-def _unknown(field: str, value: Any, known: Iterable[str]) -> list[str]:
-    known = list(known)
-    if value in known:
-        return []
-    hint = nearest(str(value), known)
-    return [f"{field} {value!r} is unknown; known: {', '.join(known)}{hint}"]
 
 
 def _numbers(config: ConfigDict) -> list[str]:
@@ -72,7 +65,6 @@ def _numbers(config: ConfigDict) -> list[str]:
             schedule__final=config.schedule.final,
             data__threads=data.threads,
             data__cache_mb=data.cache_mb,
-            data__augment__mixup=data.augment.mixup,
             seed=config.seed,
         ),
     ]
@@ -157,46 +149,6 @@ def _mesh_and_batch(config: ConfigDict, num_devices: int) -> list[str]:
                 f"evals.{name}.batch_size {size} is not divisible by the mesh's "
                 f"slices*data*fsdp {parts}"
             )
-    return problems
-
-
-def _augmentation(config: ConfigDict) -> list[str]:
-    section, channels = config.data.augment, config.model.channels
-    problems = [
-        f"data.{name} has {len(config.data[name])} values; it needs 1, or one for "
-        f"each of {channels} channels (model.channels)"
-        for name in ("mean", "std")
-        if len(config.data[name]) not in (1, channels)
-    ]
-    for name, what, ok in (
-        ("mean", "numbers", math.isfinite),
-        ("std", "positive numbers", lambda value: 0 < value < math.inf),
-    ):
-        values = config.data[name]
-        if not all(isinstance(value, int | float) and ok(value) for value in values):
-            problems.append(f"data.{name} must be {what}, got {values!r}")
-    if unknown := _unknown("data.augment.crop", section.crop, augment.CROPS):
-        return problems + unknown
-    for name, fits in (
-        ("area", len(section.area) == 2),
-        ("resize", len(section.resize) == 2 and is_size(section.resize)),
-    ):
-        if not fits:
-            problems.append(f"data.augment.{name} needs two numbers: {section[name]!r}")
-            return problems
-    image_size = config.model.image_size
-    if not is_size(image_size):
-        return problems  # said already
-    known = inspect.signature(augment.train_transform).parameters
-    settings = {key: section[key] for key in section if key in known}
-    try:
-        augment.train_transform(
-            image_size=tuple(image_size) * 2 if len(image_size) == 1 else image_size,
-            channels=channels,
-            **settings,
-        )
-    except ValueError as error:
-        problems.append(f"data.augment: {error}")
     return problems
 
 

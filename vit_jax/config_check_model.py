@@ -1,7 +1,7 @@
 """Everything wrong with a config's `model` section."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -74,3 +74,12 @@ def outside(ok: Callable[[Any], bool], what: str, **fields: Any) -> list[str]:
 def is_size(size: Any) -> bool:
     """Whether this is (height, width) or (side,) in pixels."""
     return len(size) in (1, 2) and all(type(side) is int and side > 0 for side in size)
+
+
+def unknown(field: str, value: Any, known: Iterable[str]) -> list[str]:
+    """A line if ``value`` is not one of the known names, with the nearest of them."""
+    known = list(known)
+    if value in known:
+        return []
+    hint = nearest(str(value), known)
+    return [f"{field} {value!r} is unknown; known: {', '.join(known)}{hint}"]

@@ -196,12 +196,19 @@ def build_optimizer(
 
 def build_prepare(config: ConfigDict) -> mixing.PrepareBatch:
     """What happens to a batch inside the step, before the objective sees it."""
+    section = config.data.augment
     return mixing.build_prepare(
         num_classes=config.model.num_classes,
         mean=config.data.mean,
         std=config.data.std,
-        flip_images=config.data.augment.flip,
-        mixup_alpha=config.data.augment.mixup,
+        flip_images=section.flip,
+        mixup_alpha=section.mixup,
+        cutmix_alpha=section.cutmix,
+        mix_prob=section.mix_prob,
+        mix_switch=section.mix_switch,
+        mix_per=section.mix_per,
+        erase_rate=section.erase,
+        erase_fill=section.erase_fill,
     )
 
 
@@ -269,8 +276,11 @@ def build_loader(config: ConfigDict, mesh: jax.sharding.Mesh) -> Loader:
         area=section.area,
         resize=section.resize,
         pad=section.pad,
+        policy=section.policy,
         randaugment_layers=section.randaugment_layers,
         randaugment_magnitude=section.randaugment_magnitude,
+        color_jitter=section.color_jitter,
+        views=section.views,
         max_pixels=config.data.max_pixels,
     )
     return Loader(

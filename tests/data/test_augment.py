@@ -18,8 +18,10 @@ from vit_jax.data.augment import (
     random_crop,
     resize,
     resize_small,
+    simple_crop,
     train_transform,
 )
+from vit_jax.data.policies import POLICIES, color_jitter
 
 RED, GREEN, BLUE = (250, 10, 20), (5, 240, 30), (15, 25, 230)
 SHAPES = [(8, 8, 1), (8, 8, 3), (37, 53, 1), (53, 37, 3), (1, 1, 3), (3, 60, 3)]
@@ -49,8 +51,11 @@ def train(**changes):
         "area": (0.05, 1.0),
         "resize": (20, 20),
         "pad": 2,
-        "randaugment_layers": 0,
-        "randaugment_magnitude": 0,
+        "policy": "none",
+        "randaugment_layers": 2,
+        "randaugment_magnitude": 10,
+        "color_jitter": 0.0,
+        "views": 1,
     }
     return train_transform(**(settings | changes))
 
@@ -239,6 +244,43 @@ def test_pad_crop_without_padding_is_the_image():
     np.testing.assert_array_equal(crop, image)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_simple_crop_shifts_within_a_reflection(channels):
+    image = coordinates(8, 11)[:, :, :channels]
+    padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="reflect")
+    windows = {
+        padded[top : top + 8, left : left + 8].tobytes(): (top, left)
+        for top in range(5)
+        for left in range(8)
+    }
+    rng = np.random.default_rng(0)
+    crops = [simple_crop(image, rng, image_size=(8, 8), pad=2) for _ in range(800)]
+    assert {windows[crop.tobytes()] for crop in crops} == set(windows.values())
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "covering"),
+    [
+        ((300, 400), (24, 24), (24, 32)),
+        ((400, 300), (24, 24), (32, 24)),
+        ((10, 40), (20, 24), (20, 80)),  # enlarged
+        ((30, 30), (12, 24), (24, 24)),  # not square: covers both sides
+    ],
+)
+def test_simple_crop_keeps_the_aspect_ratio(shape, size, covering):
+    image = noise(*shape, 3)
+    kind = cv2.INTER_AREA if covering[0] < shape[0] else cv2.INTER_LINEAR
+    scaled = cv2.resize(image, covering[::-1], interpolation=kind)
+    crop = simple_crop(image, np.random.default_rng(2), image_size=size, pad=0)
+    assert crop.shape == (*size, 3)
+    windows = [
+        scaled[top : top + size[0], left : left + size[1]]
+        for top in range(covering[0] - size[0] + 1)
+        for left in range(covering[1] - size[1] + 1)
+    ]
+    assert any(np.array_equal(crop, window) for window in windows)
+
+
 def test_resize_is_bilinear_with_half_pixel_centres():
     image = np.array([[0, 100]], np.uint8)[:, :, None]
     enlarged = resize(image, image_size=(1, 4))
@@ -293,7 +335,7 @@ def test_central_crop_enlarges_what_is_too_small(shape):
 @pytest.mark.parametrize("crop", sorted(CROPS))
 def test_train_transform_output_form(shape, channels, crop):
     transform = train(
-        crop=crop, channels=channels, randaugment_layers=2, randaugment_magnitude=10
+        crop=crop, channels=channels, policy="randaugment", color_jitter=0.3
     )
     image = noise(*shape)
     before = image.copy()
@@ -306,16 +348,17 @@ def test_train_transform_output_form(shape, channels, crop):
 
 
 @pytest.mark.parametrize("crop", sorted(CROPS))
-@pytest.mark.parametrize("layers", [0, 2])
-def test_train_transform_is_a_function_of_image_and_rng(crop, layers):
-    transform = train(crop=crop, randaugment_layers=layers, randaugment_magnitude=9)
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+@pytest.mark.parametrize("jitter", [0.0, 0.4])
+def test_train_transform_is_a_function_of_image_and_rng(crop, policy, jitter):
+    transform = train(crop=crop, policy=policy, color_jitter=jitter)
     data = encode(noise(30, 40, 3), "PNG")
     outputs = [
         [transform(data, np.random.default_rng(seed)).tobytes() for seed in range(20)]
         for _ in range(2)
     ]
     assert outputs[0] == outputs[1]
-    varies = layers > 0 or crop != "resize"
+    varies = policy != "none" or jitter > 0 or crop != "resize"
     assert (len(set(outputs[0])) > 5) == varies
 
 
@@ -329,6 +372,39 @@ def test_train_transform_passes_its_settings_on():
     np.testing.assert_array_equal(still, resize(image, image_size=(16, 16)))
     flat = train(crop="resize")(image, np.random.default_rng(0))
     np.testing.assert_array_equal(flat, resize(image, image_size=(16, 16)))
+    still = train(crop="simple", pad=0)(image, np.random.default_rng(0))
+    np.testing.assert_array_equal(still, resize_small(image, size=16))
+    inverting = train(
+        crop="resize", policy="randaugment", randaugment_layers=1, color_jitter=0.0
+    )
+    still = train(crop="resize", policy="randaugment", randaugment_layers=0)
+    np.testing.assert_array_equal(still(image, np.random.default_rng(0)), flat)
+    outputs = {inverting(image, np.random.default_rng(i)).tobytes() for i in range(40)}
+    assert len(outputs) > 10
+
+
+def test_train_transform_applies_the_policy_then_the_jitter():
+    image, seed = noise(16, 16, 3), 5
+    out = train(crop="resize", policy="three_augment", color_jitter=0.4)(
+        image, np.random.default_rng(seed)
+    )
+    rng = np.random.default_rng(seed)
+    expected = POLICIES["three_augment"](image, rng)
+    expected = color_jitter(expected, rng, strength=0.4)
+    np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_views_are_draws_of_the_same_rng(channels, policy):
+    settings = {"channels": channels, "policy": policy, "color_jitter": 0.3}
+    image = noise(30, 40, 3)
+    views = train(views=3, **settings)(image, np.random.default_rng(4))
+    assert views.shape == (3, 16, 16, channels)
+    assert views.dtype == np.uint8 and views.flags.c_contiguous
+    one, rng = train(**settings), np.random.default_rng(4)
+    np.testing.assert_array_equal(views, [one(image, rng) for _ in range(3)])
+    assert len({view.tobytes() for view in views}) == 3
 
 
 @pytest.mark.parametrize(
@@ -340,6 +416,12 @@ def test_train_transform_passes_its_settings_on():
         ({"crop": "random", "resize": None}, "needs resize of at least"),
         ({"crop": "random", "resize": (15, 20)}, "needs resize of at least"),
         ({"crop": "pad", "pad": -1}, "pad must not be negative"),
+        ({"crop": "simple", "pad": -1}, "pad must not be negative"),
+        ({"crop": "simple", "pad": 16}, "pad must be less than 16 .* got 16"),
+        ({"policy": "augmix"}, "unknown policy 'augmix'; known: autoaugment, none, "),
+        ({"color_jitter": -0.1}, "color_jitter must be finite and not negative"),
+        ({"color_jitter": float("nan")}, "color_jitter must be finite"),
+        ({"views": 0}, "views at least 1"),
         ({"randaugment_layers": -1}, "must not be negative"),
         ({"randaugment_magnitude": -0.5}, "must not be negative"),
     ],

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from vit_jax.data.augment import randaugment
 from vit_jax.data.randaugment import (
     FILL,
     OPS,
@@ -15,6 +14,7 @@ from vit_jax.data.randaugment import (
     equalize,
     invert,
     posterize,
+    randaugment,
     rotate,
     sharpness,
     shear_x,

@@ -1,7 +1,7 @@
 """Image work on the host: decode, random crops for training, crops for evaluation.
 
-Everything is a pure function of (image, rng): uint8 in, uint8 out. Flip, colour,
-normalisation, mixup and erasing act on whole batches, on the device, in mixing.py.
+Everything is a pure function of (image, rng): uint8 in, uint8 out. Flip, normalisation,
+erasing, mixup and cutmix act on whole batches, on the device, in mixing.py.
 A result may share memory with the array that was passed in: copy before writing.
 """
 
@@ -15,7 +15,9 @@ import cv2
 import numpy as np
 
 from vit_jax.data.decode import MAX_PIXELS, decode
-from vit_jax.data.randaugment import Number, UInt8Image, randaugment
+from vit_jax.data.policies import POLICIES
+from vit_jax.data.policies import color_jitter as jitter
+from vit_jax.data.randaugment import Number, UInt8Image
 
 _CROP_ATTEMPTS = 100
 
@@ -80,6 +82,37 @@ def pad_crop(
     return _random_window(_with_channels(padded), rng, image_size)
 
 
+def simple_crop(
+    image: UInt8Image,
+    rng: np.random.Generator,
+    *,
+    image_size: tuple[int, int],
+    pad: int,
+) -> UInt8Image:
+    """Fits the smaller side, pads by reflection, then crops (arXiv 2204.07118).
+
+    DeiT-III's simple random crop: it keeps the aspect ratio and most of the image.
+    Area interpolation when it shrinks, linear when it enlarges; DeiT-III's is bicubic.
+
+    Args:
+      image: uint8 image [H, W, C].
+      rng: source of the position.
+      image_size: (height, width) of the result.
+      pad: pixels on every side, without repeating the border; 4 in the paper.
+    """
+    height, width = image.shape[:2]
+    factor = max(image_size[0] / height, image_size[1] / width)
+    covering = (
+        max(round(height * factor), image_size[0]),
+        max(round(width * factor), image_size[1]),
+    )
+    kind = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    padded = cv2.copyMakeBorder(
+        _scale(image, covering, kind), pad, pad, pad, pad, cv2.BORDER_REFLECT_101
+    )
+    return _random_window(_with_channels(padded), rng, image_size)
+
+
 def resize(image: UInt8Image, *, image_size: tuple[int, int]) -> UInt8Image:
     """Resizes to `image_size` (height, width), bilinear, whatever the aspect ratio."""
     return _scale(image, image_size)
@@ -118,6 +151,7 @@ CROPS: Mapping[str, Callable[..., UInt8Image]] = MappingProxyType(
         "inception": inception_crop,
         "random": random_crop,
         "pad": pad_crop,
+        "simple": simple_crop,
         "resize": lambda image, rng, *, image_size: _scale(image, image_size),
     }
 )
@@ -131,11 +165,14 @@ def train_transform(
     area: tuple[Number, Number],
     resize: tuple[int, int] | None,
     pad: int,
+    policy: str,
     randaugment_layers: int,
     randaugment_magnitude: Number,
+    color_jitter: Number,
+    views: int,
     max_pixels: int = MAX_PIXELS,
-) -> Callable[[bytes | np.ndarray, np.random.Generator], UInt8Image]:
-    """Builds the training transform: decode, crop, RandAugment.
+) -> Callable[..., np.ndarray]:
+    """Builds the training transform: decode, crop, policy, colour jitter.
 
     Args:
       image_size: (height, width) of the result.
@@ -143,19 +180,31 @@ def train_transform(
       crop: a name in `CROPS`.
       area: range of the area fraction; used by "inception" only.
       resize: (height, width) before the crop; used by "random" only.
-      pad: zeros on every side, in pixels; used by "pad" only.
-      randaugment_layers: number of operations; 0 turns RandAugment off.
-      randaugment_magnitude: shared strength of the operations.
+      pad: pixels on every side, zeros for "pad" and reflected for "simple".
+      policy: a name in `POLICIES`.
+      randaugment_layers: number of operations of "randaugment"; 0 is none.
+      randaugment_magnitude: shared strength of them.
+      color_jitter: strength for brightness, contrast and saturation; 0 is off.
+      views: how many times an image is cropped and augmented.
       max_pixels: of an encoded image; one that says it has more is damaged.
 
     Returns:
-      A function (image, rng) -> contiguous uint8 [H, W, C].
+      A function (image, rng) -> contiguous uint8 [H, W, C], or [V, H, W, C] where
+      `views` is more than 1: the first view is the image that one view would give.
 
-    Raises ValueError for an unknown crop or an argument out of range.
+    Raises ValueError for an unknown name or an argument out of range.
     """
-    if crop not in CROPS:
-        raise ValueError(f"unknown crop {crop!r}; known: {', '.join(sorted(CROPS))}")
+    for what, name, known in (("crop", crop, CROPS), ("policy", policy, POLICIES)):
+        if name not in known:
+            raise ValueError(
+                f"unknown {what} {name!r}; known: {', '.join(sorted(known))}"
+            )
     _check_train(image_size, crop, area, resize, pad)
+    if not 0 <= color_jitter < math.inf or views < 1:
+        raise ValueError(
+            "color_jitter must be finite and not negative and views at least 1, got "
+            f"({color_jitter}, {views})"
+        )
     if randaugment_layers < 0 or randaugment_magnitude < 0:
         raise ValueError(
             "randaugment layers and magnitude must not be negative, got "
@@ -165,23 +214,30 @@ def train_transform(
         "inception": {"area": area},
         "random": {"resize": resize},
         "pad": {"pad": pad},
+        "simple": {"pad": pad},
+        "randaugment": {
+            "layers": randaugment_layers,
+            "magnitude": randaugment_magnitude,
+        },
     }
     crop_image = functools.partial(
         CROPS[crop], image_size=image_size, **settings.get(crop, {})
     )
+    apply_policy = functools.partial(POLICIES[policy], **settings.get(policy, {}))
 
-    def transform(image: bytes | np.ndarray, rng: np.random.Generator) -> UInt8Image:
-        image = decode(image, channels=channels, max_pixels=max_pixels, fast=True)
-        image = crop_image(image, rng)
-        if randaugment_layers:
-            # Cropped views are uncontiguous, which OpenCV and PIL would copy per op.
-            image = randaugment(
-                np.ascontiguousarray(image),
-                rng,
-                layers=randaugment_layers,
-                magnitude=randaugment_magnitude,
-            )
+    def make_view(pixels: UInt8Image, rng: np.random.Generator) -> UInt8Image:
+        # Crops are uncontiguous, which OpenCV and PIL would copy at each operation.
+        image = np.ascontiguousarray(crop_image(pixels, rng))
+        image = apply_policy(image, rng)
+        if color_jitter:
+            image = jitter(image, rng, strength=color_jitter)
         return np.ascontiguousarray(image)
+
+    def transform(image: bytes | np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        pixels = decode(image, channels=channels, max_pixels=max_pixels, fast=True)
+        if views == 1:
+            return make_view(pixels, rng)
+        return np.stack([make_view(pixels, rng) for _ in range(views)])
 
     return transform
 
@@ -234,8 +290,13 @@ def _check_train(
         raise ValueError(
             f'"random" needs resize of at least {image_size}, got {resize}'
         )
-    if crop == "pad" and pad < 0:
+    if crop in ("pad", "simple") and pad < 0:
         raise ValueError(f"pad must not be negative, got {pad}")
+    if crop == "simple" and pad >= min(image_size):
+        raise ValueError(
+            f'"simple" reflects pad pixels, so pad must be less than {min(image_size)} '
+            f"(image_size), got {pad}"
+        )
 
 
 def _sample_box(

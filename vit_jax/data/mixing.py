@@ -1,21 +1,32 @@
-"""Work on a whole global batch inside the jitted step: flip, normalise, mixup.
+"""Work on a whole global batch inside the jitted step: flip, normalise, erase, mix.
 
 Everything depends on the key and the row in the global batch alone, so a result is
-the same on any number of devices.
+the same on any number of devices. Images are [B, H, W, C], or [B, V, H, W, C] with
+several views of each row: flip and erasing then draw for each view, and mixing takes
+one weight and one box for all views of a row.
 """
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+
+from vit_jax.data.erasing import FILLS, inside, random_erase
 
 PrepareBatch = Callable[[dict[str, jax.Array], jax.Array], dict[str, jax.Array]]
 
+MIX_PER = ("batch", "example")
+
+# Numbers folded into a key for its further draws. A split is a fold of 0, 1, ...; those
+# belong to the draws that were there first.
+_ERASE = 2
+_SWITCH, _CUTMIX, _APPLY, _CENTRE = 2, 3, 4, 5
+
 
 def normalize(
-    images: UInt8[Array, "B H W C"], mean: tuple[float, ...], std: tuple[float, ...]
-) -> Float[Array, "B H W C"]:
+    images: UInt8[Array, "B *V H W C"], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[Array, "B *V H W C"]:
     """uint8 pixels to ``(pixel / 255 - mean) / std`` in float32."""
     scale = 1.0 / (255.0 * jnp.asarray(std, jnp.float32))
     offset = jnp.asarray(mean, jnp.float32) / jnp.asarray(std, jnp.float32)
@@ -23,34 +34,127 @@ def normalize(
 
 
 def flip(
-    images: Float[Array, "B H W C"], key: Key[Array, ""]
-) -> Float[Array, "B H W C"]:
-    """Mirrors each row's image left-right with probability one half."""
-    mirrored = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
-    return jnp.where(mirrored, images[:, :, ::-1], images)
-
-
-def mixup(
-    images: Float[Array, "B H W C"],
-    labels: Float[Array, "B K"],
-    alpha: float,
-    key: Key[Array, ""],
-) -> tuple[Float[Array, "B H W C"], Float[Array, "B K"]]:
-    """Mixes each row with the one before it in the global batch (arXiv 1710.09412).
-
-    One weight ``a ~ Beta(alpha, alpha)``, at least 0.5, for the whole batch. (The
-    big_vision code draws one a device; that makes results depend on their number.)
-    """
-    weight = jax.random.beta(key, alpha, alpha)
-    weight = jnp.maximum(weight, 1.0 - weight)
-    mixed_images = weight * images + (1.0 - weight) * jnp.roll(images, 1, axis=0)
-    mixed_labels = weight * labels + (1.0 - weight) * jnp.roll(labels, 1, axis=0)
-    return mixed_images, mixed_labels
+    images: Float[Array, "B *V H W C"], key: Key[Array, ""]
+) -> Float[Array, "B *V H W C"]:
+    """Mirrors each image left-right with probability one half."""
+    mirrored = jax.random.bernoulli(key, 0.5, (*images.shape[:-3], 1, 1, 1))
+    return jnp.where(mirrored, images[..., ::-1, :], images)
 
 
 def one_hot(labels: Int[Array, "B"], num_classes: int) -> Float[Array, "B K"]:
     """Class numbers to float32 rows; a label of -1 gives a row of zeros."""
     return jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
+
+
+def mix(
+    images: Float[Array, "B *V H W C"],
+    labels: Float[Array, "B K"],
+    key: Key[Array, ""],
+    *,
+    mixup_alpha: float,
+    cutmix_alpha: float,
+    prob: float,
+    switch: float,
+    per: str,
+) -> tuple[Float[Array, "B *V H W C"], Float[Array, "B K"]]:
+    """Mixup (arXiv 1710.09412) or cutmix (arXiv 1905.04899) with the row before.
+
+    The first row's partner is the last one of the global batch.
+
+    Mixup's weight of a row itself is at least 0.5, which changes only which of the two
+    is called the other. Cutmix's box may leave the image; the labels are then weighted
+    by the area that was really pasted.
+
+    Args:
+      images: normalised; every view of a row is mixed alike.
+      labels: one-hot or soft.
+      key: of the whole batch.
+      mixup_alpha: weight ~ Beta(alpha, alpha); 0 is off.
+      cutmix_alpha: share that is not pasted over ~ Beta(alpha, alpha); 0 is off.
+      prob: share of the batches (or examples) that are mixed at all.
+      switch: where both are on, the share of those that take cutmix.
+      per: "batch", one draw for all rows, or "example". (The big_vision code draws one
+        weight a device; that makes results depend on their number.)
+    """
+    count = images.shape[0] if per == "example" else 1
+    height, width = images.shape[-3:-1]
+    weight, cut = draw_weights(
+        key,
+        count,
+        mixup_alpha=mixup_alpha,
+        cutmix_alpha=cutmix_alpha,
+        prob=prob,
+        switch=switch,
+    )
+    kept = weight[:, None, None]  # [count, 1, 1] or [count, H, W]: share of a pixel
+    if cutmix_alpha:
+        centre = jax.random.uniform(jax.random.fold_in(key, _CENTRE), (count, 2))
+        box = cutmix_box(weight, centre, height, width)
+        kept = jnp.where(cut[:, None, None], ~inside(box, height, width), kept)
+        top, bottom, left, right = box
+        pasted = (bottom - top) * (right - left) / (height * width)
+        weight = jnp.where(cut, 1.0 - pasted, weight)
+    views = (1,) * (images.ndim - 4)
+    kept = kept.reshape(count, *views, *kept.shape[1:], 1)
+    weight = weight[:, None]
+    return (
+        kept * images + (1.0 - kept) * jnp.roll(images, 1, axis=0),
+        weight * labels + (1.0 - weight) * jnp.roll(labels, 1, axis=0),
+    )
+
+
+def draw_weights(
+    key: Key[Array, ""],
+    count: int,
+    *,
+    mixup_alpha: float,
+    cutmix_alpha: float,
+    prob: float,
+    switch: float,
+) -> tuple[Float[Array, "N"], Bool[Array, "N"]]:
+    """Weights that rows keep for themselves, and whether cutmix takes its place.
+
+    A weight of 1 mixes nothing.
+    """
+    shape, fold = (count,), jax.random.fold_in
+    cut = jnp.full(shape, bool(cutmix_alpha))
+    weight = jnp.ones(shape)
+    if mixup_alpha:
+        weight = jax.random.beta(key, mixup_alpha, mixup_alpha, shape)
+        weight = jnp.maximum(weight, 1.0 - weight)
+    if cutmix_alpha:
+        pasted = jax.random.beta(fold(key, _CUTMIX), cutmix_alpha, cutmix_alpha, shape)
+        if mixup_alpha:
+            cut = jax.random.uniform(fold(key, _SWITCH), shape) < switch
+        weight = jnp.where(cut, pasted, weight)
+    if prob < 1:
+        applied = jax.random.uniform(fold(key, _APPLY), shape) < prob
+        weight = jnp.where(applied, weight, 1.0)
+    return weight, cut
+
+
+def cutmix_box(
+    weight: Float[Array, "N"], centre: Float[Array, "N 2"], height: int, width: int
+) -> tuple[Int[Array, "N"], Int[Array, "N"], Int[Array, "N"], Int[Array, "N"]]:
+    """The box of area ``1 - weight`` about a pixel, clipped by the image.
+
+    Args:
+      weight: share of the image that the box leaves, before it is clipped.
+      centre: position of that pixel in [0, 1) of height and width.
+      height: of the image.
+      width: of the image.
+
+    Returns:
+      top, bottom, left and right; bottom and right are excluded.
+    """
+    sides = []
+    for axis, size in enumerate((height, width)):
+        length = jnp.floor(size * jnp.sqrt(1.0 - weight)).astype(jnp.int32)
+        middle = jnp.floor(size * centre[:, axis]).astype(jnp.int32)
+        sides.append(jnp.clip(middle - length // 2, 0, size))
+        sides.append(jnp.clip(middle + (length + 1) // 2, 0, size))
+    top, bottom, left, right = sides
+    return top, bottom, left, right
 
 
 def build_prepare(
@@ -60,21 +164,49 @@ def build_prepare(
     std: tuple[float, ...],
     flip_images: bool,
     mixup_alpha: float,
+    cutmix_alpha: float,
+    mix_prob: float,
+    mix_switch: float,
+    mix_per: str,
+    erase_rate: float,
+    erase_fill: str,
 ) -> PrepareBatch:
     """Returns ``prepare(batch, key)`` for the train step.
 
-    It takes ``{"image": uint8 [B, H, W, C], "label": int [B]}`` to
-    ``{"images": float [B, H, W, C], "labels": float [B, K]}``.
+    It takes ``{"image": uint8 [B, *V, H, W, C], "label": int [B]}`` to
+    ``{"images": float [B, *V, H, W, C], "labels": float [B, K]}``: normalise, flip,
+    erase, mix.
+
+    Raises:
+      ValueError: ``mix_per`` or ``erase_fill`` is unknown.
     """
+    if mix_per not in MIX_PER:
+        raise ValueError(f"mix_per {mix_per!r} is unknown; known: {', '.join(MIX_PER)}")
+    if erase_fill not in FILLS:
+        raise ValueError(
+            f"erase_fill {erase_fill!r} is unknown; known: {', '.join(FILLS)}"
+        )
 
     def prepare(batch: dict[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
-        flip_key, mixup_key = jax.random.split(key)
+        flip_key, mix_key = jax.random.split(key)
         images = normalize(batch["image"], mean, std)
         labels = one_hot(batch["label"], num_classes)
         if flip_images:
             images = flip(images, flip_key)
-        if mixup_alpha:
-            images, labels = mixup(images, labels, mixup_alpha, mixup_key)
+        if erase_rate:
+            erase_key = jax.random.fold_in(key, _ERASE)
+            images = random_erase(images, erase_key, rate=erase_rate, fill=erase_fill)
+        if mixup_alpha or cutmix_alpha:
+            images, labels = mix(
+                images,
+                labels,
+                mix_key,
+                mixup_alpha=mixup_alpha,
+                cutmix_alpha=cutmix_alpha,
+                prob=mix_prob,
+                switch=mix_switch,
+                per=mix_per,
+            )
         return {"images": images, "labels": labels}
 
     return prepare

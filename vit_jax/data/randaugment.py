@@ -86,8 +86,10 @@ def posterize(image: UInt8Image, bits: int) -> UInt8Image:
 def solarize(image: UInt8Image, threshold: int) -> UInt8Image:
     """Inverts the values that reach the threshold, so a higher one changes less.
 
-    A threshold above 255 changes nothing. The TF code stores it in eight bits, where
-    256 (magnitude 10) wraps to 0 and inverts the whole image; this follows the formula.
+    A threshold above 255 changes nothing, as the formula and PIL have it. The TF code
+    compares in eight bits (seen with TF 2.21): 256 (magnitude 10) wraps to 0, which
+    inverts the whole image, and 384 (magnitude 15) to 128. Inverting is an operation of
+    its own, and a strength that jumps between 9 and 10 is nothing to reproduce.
     """
     return _look_up(image, np.where(threshold <= _VALUES, 255 - _VALUES, _VALUES))
 
