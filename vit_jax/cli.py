@@ -13,48 +13,7 @@ from collections.abc import Callable, Sequence
 from absl import logging
 
 from vit_jax import __version__
-
-TRAIN_EXAMPLES = """\
-  --config.KEY=VALUE    replaces a field, any number of times; configs/base.py
-                        lists them, e.g. --config.optim.learning_rate=3e-4
-
-examples:
-  vit-jax train --config=configs/digits.py
-  vit-jax train --config=configs/vit_s16_i1k.py:B/16 --workdir=runs/b16 \\
-      --config.train.batch_size=4096 --config.mesh.fsdp=8
-  vit-jax train --config=configs/digits.py --workdir=runs/short \\
-      --config.train.duration.steps=200
-
-The same command again resumes where the work directory left off.
-"""
-EVALUATE_EXAMPLES = """\
-examples:
-  vit-jax evaluate --workdir=runs/digits
-  vit-jax evaluate --workdir=runs/digits --step=best
-"""
-PREPARE_EXAMPLES = """\
-examples:
-  vit-jax prepare digits
-  vit-jax prepare cifar10 --data_dir=/data/tfds
-"""
-
-
-EXPORT_EXAMPLES = """\
-examples:
-  vit-jax export --workdir=runs/digits --to=timm --output=exports/digits-timm
-  vit-jax export --workdir=runs/digits --to=stablehlo --output=exports/digits-hlo
-"""
-CONVERT_EXAMPLES = """\
-examples:
-  vit-jax convert B_16.npz exports/b16-timm --to=timm
-  vit-jax convert vit.safetensors exports/vit-hf --to=huggingface --num_heads=12
-"""
-PREDICT_EXAMPLES = """\
-examples:
-  vit-jax predict --workdir=runs/digits digit.png
-  vit-jax predict --weights=exports/b16-timm --features=features.npz photos/*.jpg
-  vit-jax predict --weights=B_16.npz --attention=attention.png cat.jpg
-"""
+from vit_jax.cli_help import EXAMPLES
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -67,17 +26,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
 
-    def verb(name: str, text: str, examples: str) -> argparse.ArgumentParser:
+    def verb(name: str, text: str) -> argparse.ArgumentParser:
         return verbs.add_parser(
             name,
             help=text,
             description=text,
-            epilog=examples,
+            epilog=EXAMPLES[name],
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
-    train = verb("train", "Train a config, or resume it.", TRAIN_EXAMPLES)
+    train = verb("train", "Train a config, or resume it.")
     train.add_argument(
         "--config",
         required=True,
@@ -90,41 +49,62 @@ def build_parser() -> argparse.ArgumentParser:
         help="where the run lives (default: runs/NAME OF THE CONFIG)",
     )
 
-    evaluate = verb(
-        "evaluate", "Run the evaluations of a work directory.", EVALUATE_EXAMPLES
-    )
+    evaluate = verb("evaluate", "Run the evaluations of a work directory.")
     evaluate.add_argument("--workdir", required=True, metavar="DIR")
     evaluate.add_argument(
         "--step", default="latest", metavar="N|best|latest", help="which checkpoint"
     )
 
-    prepare = verb(
-        "prepare", "Prepare a data set in ArrayRecord format.", PREPARE_EXAMPLES
+    prepare = verb("prepare", "Prepare a data set in ArrayRecord format.")
+    add_prepared(prepare)
+    add_weights_verbs(verb)
+    return parser
+
+
+def add_prepared(prepare: argparse.ArgumentParser) -> None:
+    """What is prepared, from what, and where."""
+    prepare.add_argument(
+        "name",
+        metavar="NAME",
+        help="digits, a TFDS name, folder:PATH (a folder per class) or idx:PATH",
     )
-    prepare.add_argument("name", metavar="NAME", help="digits, or a TFDS name")
     prepare.add_argument(
         "--data_dir",
         metavar="DIR",
         help="default: $TFDS_DATA_DIR or ~/tensorflow_datasets",
     )
-    add_weights_verbs(verb)
-    return parser
+    prepare.add_argument(
+        "--name",
+        dest="new_name",
+        metavar="NAME",
+        help="what a set made from folder:PATH or idx:PATH is called",
+    )
+    prepare.add_argument(
+        "--convert",
+        action="store_true",
+        help="write a set that is there in TFRecord as ArrayRecord",
+    )
+    prepare.add_argument(
+        "--output",
+        metavar="DIR",
+        help="data directory for what --convert writes (default: beside the TFRecord)",
+    )
 
 
 def add_weights_verbs(verb: Callable[..., argparse.ArgumentParser]) -> None:
     """The verbs that read and write weights."""
-    export = verb("export", "Write a run's weights for others.", EXPORT_EXAMPLES)
+    export = verb("export", "Write a run's weights for others.")
     export.add_argument("--workdir", required=True, metavar="DIR")
     add_written(export)
     add_step(export)
-    convert = verb("convert", "Weights from one format to another.", CONVERT_EXAMPLES)
+    convert = verb("convert", "Weights from one format to another.")
     convert.add_argument(
         "source", metavar="SRC", help="a file, folder or work directory"
     )
     convert.add_argument("output", metavar="DST", help="a new file or folder")
     add_written(convert, output=False)
     add_read(convert)
-    predict = verb("predict", "Classify images, draw attention.", PREDICT_EXAMPLES)
+    predict = verb("predict", "Classify images, draw attention.")
     source = predict.add_mutually_exclusive_group(required=True)
     source.add_argument("--workdir", metavar="DIR", help="of a run")
     source.add_argument("--weights", metavar="PATH", help="any readable checkpoint")
@@ -230,7 +210,13 @@ def run_prepare(options: argparse.Namespace, overrides: list[str]) -> int:
     """Prepares a data set."""
     from vit_jax.data.prepare import prepare
 
-    prepare(options.name, dir=options.data_dir)
+    prepare(
+        options.name,
+        dir=options.data_dir,
+        new_name=options.new_name,
+        convert=options.convert,
+        output=options.output,
+    )
     return 0
 
 

@@ -206,10 +206,20 @@ def _durations(config: ConfigDict, num_examples: int | None) -> list[str]:
 
 
 def _data(config: ConfigDict, facts: Any) -> list[str]:
-    """Splits and classes against the data set's own."""
+    """What is asked of the data, and splits and classes against the data set's own."""
+    problems = _unknown("data.bad", config.data.bad, ("stop", "skip"))
+    if config.data.mix and config.data.name != "mix":
+        problems.append(
+            f"data.mix is set, but data.name is {config.data.name!r}: set it to 'mix'"
+        )
+    if config.data.bad == "skip" and config.data.name.startswith("tfrecord:"):
+        name = config.data.name.partition(":")[2]
+        problems.append(
+            "data.bad 'skip' needs random access, which tfrecord has not; convert it "
+            f"(vit-jax prepare {name} --convert) and set data.name to {name!r}"
+        )
     if facts is None:
-        return []
-    problems = []
+        return problems
     splits = {"data.split": config.data.split} | {
         f"evals.{name}.split": section.split
         for name, section in config.evals.items()

@@ -89,14 +89,14 @@ def test_several_shards(own):
     _, folder = own
     info = {"name": "digits", "fileFormat": "array_record"}
     split = {"name": "train", "shardLengths": ["3", "2"]}
-    assert tfds._shards("digits", info, split) == (
+    assert tfds.shard_names("digits", info, split) == (
         "digits-train.array_record-00000-of-00002",
         "digits-train.array_record-00001-of-00002",
     )
     template = "{DATASET}_{SPLIT}_{SHARD_X_OF_Y}.{FILEFORMAT}"
-    assert tfds._shards("digits", info, split | {"filepathTemplate": template})[1] == (
-        "digits_train_00001-of-00002.array_record"
-    )
+    assert tfds.shard_names("digits", info, split | {"filepathTemplate": template})[
+        1
+    ] == ("digits_train_00001-of-00002.array_record")
     assert folder.exists()
 
 

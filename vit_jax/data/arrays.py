@@ -19,6 +19,7 @@ from etils import epath
 
 from vit_jax.data.errors import DataError
 from vit_jax.data.facts import DatasetFacts, split_ranges
+from vit_jax.data.tfds import check_reachable
 
 TEST_EVERY = 5  # of digits: the examples 0, 5, 10, ... are held out
 ALLOWED = (
@@ -221,6 +222,7 @@ def _path(text: str) -> epath.Path:
             "arrays:PATH.npz, or arrays:digits"
         )
     path = epath.Path(text).expanduser()
+    check_reachable(path)
     if not path.exists():
         raise DataError(f"data.name 'arrays:{text}': {os.fspath(path)} does not exist")
     return path

@@ -53,3 +53,17 @@ def split_ranges(facts: DatasetFacts, split: str) -> list[tuple[str, int, int]]:
                 f"slices or sums, unlike {split!r}; slice its parts in data.mix"
             )
     return ranges
+
+
+def check_features(facts: DatasetFacts, *keys: str) -> None:
+    """Whether a set has the features that are to be taken.
+
+    Raises:
+      DataError: it has not; what it has is listed.
+    """
+    for key in keys:
+        if key not in facts.features:
+            raise DataError(
+                f"data set {facts.name!r} has no feature {key!r}; it has: "
+                f"{', '.join(facts.features)} (data.image_key, data.label_key)"
+            )

@@ -21,6 +21,7 @@ from etils import epath
 
 from vit_jax.data.errors import BadExampleError, DataError
 from vit_jax.data.facts import DatasetFacts, split_ranges
+from vit_jax.data.tfds import check_reachable
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
@@ -87,13 +88,14 @@ def list_folder(path: str) -> Folder:
     """
     path = _resolve(path)
     children = _folders(path)
-    nested = {name: _folders(os.path.join(path, name)) for name in children}
-    by_split = any(name in SPLITS and inner for name, inner in nested.items())
-    splits = (
-        {name: inner for name, inner in nested.items() if inner}
-        if by_split
-        else {"train": children}
-    )
+
+    def inside(names: Iterable[str]) -> dict[str, list[str]]:
+        found = {name: _folders(os.path.join(path, name)) for name in names}
+        return {name: folders for name, folders in found.items() if folders}
+
+    # Only folders with such a name are looked into twice.
+    by_split = bool(inside(name for name in children if name in SPLITS))
+    splits = inside(children) if by_split else {"train": children}
     roots = {name: os.path.join(path, name) if by_split else path for name in splits}
     # Splits that people say first come first.
     order = sorted(splits, key=lambda name: (*SPLITS, name).index(name))
@@ -124,6 +126,7 @@ def _resolve(path: str) -> str:
             "data.name 'folder:' lacks a path: write folder:/path/to/images"
         )
     root = epath.Path(path).expanduser()
+    check_reachable(root)
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
         raise DataError(f"folder {os.fspath(root)} {what} (data.name)")
@@ -133,7 +136,8 @@ def _resolve(path: str) -> str:
 def _folders(path: str) -> list[str]:
     """Names of the folders in a folder; those that begin with a dot are left out."""
     if "://" in path:
-        children = list(epath.Path(path).iterdir())
+        every = epath.Path(path).iterdir()
+        children = [child for child in every if not _is_image(child.name)]
         with ThreadPoolExecutor(LIST_THREADS) as pool:
             kinds = pool.map(lambda child: child.is_dir(), children)
         names = [

@@ -212,7 +212,7 @@ class MixtureSource:
             if shuffle:
                 drawn = _permutation(seed, 0, epoch, len(self))[drawn]
             else:
-                drawn = _spread(tuple(self.counts))[drawn]
+                drawn = _spread(tuple(map(int, self.counts)))[drawn]
             # A slot is a draw from a part: the slots of one part follow each other.
             ends = np.cumsum(self.counts)
             parts = np.searchsorted(ends, drawn, side="right")

@@ -10,6 +10,7 @@ from typing import Any
 from vit_jax.data.array_record import first_line
 from vit_jax.data.catalogue import (
     OWN_BUILDERS,
+    convert_command,
     known_names,
     prepare_command,
     split_name,
@@ -18,13 +19,64 @@ from vit_jax.data.catalogue import (
 from vit_jax.data.errors import DataError
 from vit_jax.data.facts import DatasetFacts
 from vit_jax.data.tensorflow import import_tensorflow
-from vit_jax.data.tfds import data_root, describe
+from vit_jax.data.tfds import data_root, describe, describe_any
 
 # The archives that TFDS's text does not put in a form to be checked.
 ARCHIVES = {"imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")}
 
 
 def prepare(
+    name: str,
+    *,
+    dir: str | None = None,
+    new_name: str | None = None,
+    convert: bool = False,
+    output: str | None = None,
+    log: Callable[[str], Any] = print,
+) -> DatasetFacts:
+    """Makes a data set readable in ArrayRecord, whatever it is made from.
+
+    Args:
+      name: a TFDS name, which is downloaded and prepared; ``folder:PATH`` or
+        ``idx:PATH``, from which the set ``new_name`` is made.
+      dir: data directory, see `data_root`.
+      new_name: for ``folder:`` and ``idx:``.
+      convert: the TFDS set is there in TFRecord, and is to be in ArrayRecord.
+      output: another data directory for what is converted; unset, beside it.
+      log: told what is done.
+
+    Raises:
+      DataError: as the functions that do it, or the arguments do not fit.
+    """
+    kind, _, rest = name.partition(":")
+    if kind == "tfrecord":
+        name, convert = rest, True
+    makers = {"folder": "convert_folder", "idx": "convert_idx"}
+    if new_name and kind not in makers:
+        raise DataError(
+            f"--name={new_name} is for folder:PATH and idx:PATH, not {name!r}"
+        )
+    if output and not convert:
+        raise DataError("--output is for --convert; --data_dir says where sets are")
+    if kind in ("arrays", "synthetic", "mix"):
+        raise DataError(f"{name!r} needs no preparation; set data.name to it")
+    if kind in makers:
+        if convert:
+            raise DataError(f"--convert is for TFDS sets in TFRecord, not {name!r}")
+        if not new_name:
+            raise DataError(f"{name!r} needs --name, the name that the set is to have")
+        from vit_jax.data import convert_images
+
+        make = getattr(convert_images, makers[kind])
+        return make(rest, name=new_name, dir=dir, log=log)
+    if convert:
+        from vit_jax.data.convert import convert_tfrecord
+
+        return convert_tfrecord(name, dir=dir, output=output, log=log)
+    return prepare_tfds(name, dir=dir, log=log)
+
+
+def prepare_tfds(
     name: str, *, dir: str | None = None, log: Callable[[str], Any] = print
 ) -> DatasetFacts:
     """Prepares ``name`` in ArrayRecord and says what was done.
@@ -66,6 +118,8 @@ def _ready(name: str, dir: str | None) -> DatasetFacts | None:
     except DataError as error:
         if re.split(r"[/:]", name)[0] in known_names():
             return None
+        if is_tfrecord(name, dir):
+            raise  # it names the command that converts
         folder = data_root(dir) / split_name(name)[0]
         if not folder.exists():
             raise DataError(unknown_name(name)) from error
@@ -74,6 +128,14 @@ def _ready(name: str, dir: str | None) -> DatasetFacts | None:
             "builder of that name; prepare it again in another directory with its own: "
             "download_and_prepare(file_format='array_record')"
         ) from error
+
+
+def is_tfrecord(name: str, dir: str | None) -> bool:
+    """Whether a set is there, in TFRecord alone."""
+    try:
+        return describe_any(name, dir=dir).file_format == "tfrecord"
+    except DataError:
+        return False
 
 
 def _builder(name: str, dir: str | None) -> Any:
@@ -106,6 +168,11 @@ def _existing(builder: Any, name: str, dir: str | None) -> DatasetFacts | None:
     try:
         return describe(_full_name(builder), dir=dir)
     except DataError as error:
+        if is_tfrecord(_full_name(builder), dir):
+            raise DataError(
+                f"{root} holds {name} in tfrecord format; convert it: "
+                f"{convert_command(name, dir)}"
+            ) from error
         raise DataError(
             f"{root} holds {name} in another format; move it away, or prepare into "
             f"another directory: {prepare_command(name, '/another/dir')}"

@@ -163,7 +163,12 @@ def _mixed(spec: DataSpec) -> tuple[list, list[DataSpec], list[DatasetFacts]]:
     if spec.rest:
         raise DataError(f"data.name {spec.name!r}: the parts of 'mix' are in data.mix")
     parts = mixture.check_parts(spec.mix, spec.mix_classes)
-    specs = [dataclasses.replace(spec, name=name, mix=()) for name, _, _ in parts]
+    # The model's classes are those of a part only where all have the same.
+    classes = spec.num_classes if spec.mix_classes == "same" else None
+    specs = [
+        dataclasses.replace(spec, name=name, mix=(), num_classes=classes)
+        for name, _, _ in parts
+    ]
     for each in specs:
         if each.kind == "tfrecord":
             raise DataError(

@@ -21,7 +21,7 @@ from vit_jax.data.catalogue import (
     unknown_name,
 )
 from vit_jax.data.errors import BadExampleError, DataError
-from vit_jax.data.facts import DatasetFacts, split_ranges
+from vit_jax.data.facts import DatasetFacts, check_features, split_ranges
 
 
 def data_root(dir: str | None = None) -> epath.Path:
@@ -40,7 +40,7 @@ def _versions(folder: epath.Path) -> list[str]:
     return sorted(found, key=lambda text: tuple(map(int, text.split("."))))
 
 
-def _check_reachable(root: epath.Path) -> None:
+def check_reachable(root: epath.Path) -> None:
     """Without a network, a bucket takes long to look into and then seems empty."""
     host = "storage.googleapis.com"
     proxies = ("https_proxy", "HTTPS_PROXY", "STORAGE_EMULATOR_HOST")
@@ -57,7 +57,7 @@ def _check_reachable(root: epath.Path) -> None:
 
 def _find(name: str, dir: str | None) -> epath.Path:
     root = data_root(dir)
-    _check_reachable(root)
+    check_reachable(root)
     folder, version = split_name(name)
     versions = _versions(root / folder)
     prepared = [
@@ -96,7 +96,10 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
         ) from error
 
 
-def _shards(name: str, info: dict[str, Any], split: dict[str, Any]) -> tuple[str, ...]:
+def shard_names(
+    name: str, info: dict[str, Any], split: dict[str, Any]
+) -> tuple[str, ...]:
+    """The files of a split, of its dataset_info.json."""
     total = len(split.get("shardLengths", ()))
     template = split.get("filepathTemplate") or (
         "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
@@ -178,7 +181,7 @@ def describe_any(
         file_format=file_format,
         splits={split: sum(records) for split, records in lengths.items()},
         shards={
-            split["name"]: _shards(info["name"], info, split)
+            split["name"]: shard_names(info["name"], info, split)
             for split in info["splits"]
         },
         num_classes=num_classes,
@@ -186,20 +189,6 @@ def describe_any(
         features=tuple(features),
         shard_lengths=lengths,
     )
-
-
-def check_features(facts: DatasetFacts, *keys: str) -> None:
-    """Whether a set has the features that are to be taken.
-
-    Raises:
-      DataError: it has not; what it has is listed.
-    """
-    for key in keys:
-        if key not in facts.features:
-            raise DataError(
-                f"data set {facts.name!r} has no feature {key!r}; it has: "
-                f"{', '.join(facts.features)} (data.image_key, data.label_key)"
-            )
 
 
 def parse_record(record: bytes, image_key: str, label_key: str) -> dict[str, Any]:

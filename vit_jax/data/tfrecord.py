@@ -19,12 +19,13 @@ from etils import epath
 from vit_jax.data.array_record import first_line
 from vit_jax.data.catalogue import convert_command, prepare_command
 from vit_jax.data.errors import DataError
-from vit_jax.data.facts import DatasetFacts, split_ranges
+from vit_jax.data.facts import DatasetFacts, check_features, split_ranges
 from vit_jax.data.tensorflow import import_tensorflow
-from vit_jax.data.tfds import check_features, describe_any, parse_record
+from vit_jax.data.tfds import describe_any, parse_record
 
 FILES_AT_ONCE = 16
 BUFFER = 4096  # examples: of ImageNet some 450 MB
+BATCH = 64  # records handed over at a time
 
 
 def describe(
@@ -145,32 +146,26 @@ class TfrecordSource:
         self, epoch: int, offset: int, seed: int, shuffle: bool
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         tf = import_tensorflow()
-        records = iter(self._dataset(epoch, seed, shuffle).as_numpy_iterator())
-        seen = np.zeros(self._length, bool)
         started = time.perf_counter()
         if offset:
             self._say(
                 f"tfrecord: reading over {offset:,} of {self._length:,} examples of "
                 f"epoch {epoch} to resume"
             )
+        pairs = self._dataset(epoch, seed, shuffle).skip(offset).batch(BATCH)
+        count = offset
         try:
-            for position, (number, record) in enumerate(records):
-                if number < self._length:
-                    seen[number] = True
-                if position < offset:
-                    continue
-                if offset and position == offset:
+            for numbers, records in pairs.prefetch(4).as_numpy_iterator():
+                if offset and count == offset:
                     seconds = time.perf_counter() - started
                     self._say(f"tfrecord: there after {seconds:.0f} s")
-                yield int(number), self._example(int(number), record)
+                count += len(numbers)
+                for number, record in zip(numbers.tolist(), records, strict=True):
+                    yield number, self._example(number, record)
         except tf.errors.OpError as error:
-            raise self._damage(error) from error
-        if not seen.all():
-            missing = self.where(int(np.flatnonzero(~seen)[0]))
-            raise DataError(
-                f"{missing}: is not there: the file is shorter than dataset_info.json "
-                f"says; move {self.facts.path} away and prepare again: {self._again}"
-            )
+            raise self._damage(reason_of(error)) from error
+        if count < self._length:  # cut between two records, which tf.data cannot see
+            raise self._damage(f"{self._length - count} examples are not there")
 
     def _example(self, number: int, record: bytes) -> dict[str, Any]:
         try:
@@ -211,29 +206,37 @@ class TfrecordSource:
             )
         options = tf.data.Options()
         options.deterministic = True
-        return dataset.with_options(options).prefetch(64)
+        return dataset.with_options(options)
 
-    def _damage(self, error: Exception) -> DataError:
+    def _damage(self, reason: str) -> DataError:
         """Names the damaged file and record; tf.data does not, so reads to find it."""
-        tf = import_tensorflow()
         for path, skipped, taken, _ in self._files:
-            record = 0
-            try:
-                whole = tf.data.TFRecordDataset(path).take(skipped + taken)
-                for record, _ in enumerate(whole, start=1):  # noqa: B007
-                    pass
-            except tf.errors.OpError as found:
+            record, found = find_damage(path, skipped + taken)
+            if found:
                 return DataError(
-                    f"{path}, record {record}: is damaged ({_reason(found)}); move "
-                    f"{self.facts.path} away and prepare again: {self._again}"
+                    f"{path}, record {record}: {found}; move {self.facts.path} away "
+                    f"and prepare again: {self._again}"
                 )
         return DataError(
             f"data set {self.facts.name!r} in {self.facts.path} could not be read: "
-            f"{_reason(error)}"
+            f"{reason}"
         )
 
 
-def _reason(error: Any) -> str:
+def find_damage(path: str, expected: int) -> tuple[int, str]:
+    """The first record of a file that is damaged or missing, and what it is; or ""."""
+    tf = import_tensorflow()
+    record = 0
+    try:
+        for _ in tf.data.TFRecordDataset(path).take(expected).as_numpy_iterator():
+            record += 1
+    except tf.errors.OpError as error:
+        return record, f"is damaged ({reason_of(error)})"
+    if record < expected:
+        return record, "is not there: dataset_info.json counts more records"
+    return record, ""
+
+
+def reason_of(error: Any) -> str:
     """TensorFlow's message without the names of its nodes."""
-    text = first_line(error)
-    return text.rpartition("}} ")[2].partition(" [Op:")[0]
+    return first_line(error).rpartition("}} ")[2].partition(" [Op:")[0]

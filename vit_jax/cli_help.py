@@ -1,0 +1,48 @@
+"""Examples for the help of each verb of the `vit-jax` command."""
+
+# By verb.
+EXAMPLES = {
+    "train": """\
+  --config.KEY=VALUE    replaces a field, any number of times; configs/base.py
+                        lists them, e.g. --config.optim.learning_rate=3e-4
+
+examples:
+  vit-jax train --config=configs/digits.py
+  vit-jax train --config=configs/vit_s16_i1k.py:B/16 --workdir=runs/b16 \\
+      --config.train.batch_size=4096 --config.mesh.fsdp=8
+  vit-jax train --config=configs/digits.py --workdir=runs/short \\
+      --config.train.duration.steps=200
+
+The same command again resumes where the work directory left off.
+""",
+    "evaluate": """\
+examples:
+  vit-jax evaluate --workdir=runs/digits
+  vit-jax evaluate --workdir=runs/digits --step=best
+""",
+    "prepare": """\
+examples:
+  vit-jax prepare digits
+  vit-jax prepare cifar10 --data_dir=/data/tfds
+  vit-jax prepare imagenet2012 --convert            from TFRecord, beside it
+  vit-jax prepare imagenet2012 --convert --output=/fast/tfds
+  vit-jax prepare folder:photos --name=flowers      a folder per class
+  vit-jax prepare idx:fashion --name=fashion_mnist  MNIST's file format
+""",
+    "export": """\
+examples:
+  vit-jax export --workdir=runs/digits --to=timm --output=exports/digits-timm
+  vit-jax export --workdir=runs/digits --to=stablehlo --output=exports/digits-hlo
+""",
+    "convert": """\
+examples:
+  vit-jax convert B_16.npz exports/b16-timm --to=timm
+  vit-jax convert vit.safetensors exports/vit-hf --to=huggingface --num_heads=12
+""",
+    "predict": """\
+examples:
+  vit-jax predict --workdir=runs/digits digit.png
+  vit-jax predict --weights=exports/b16-timm --features=features.npz photos/*.jpg
+  vit-jax predict --weights=B_16.npz --attention=attention.png cat.jpg
+""",
+}
