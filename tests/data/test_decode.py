@@ -184,6 +184,32 @@ def test_fast_differs_by_little(files):
     assert 0 < np.abs(exact - fast).mean() < 2
 
 
+# All ways to store colour, in files with one and with many rows of blocks.
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_the_upper_rows_are_those_of_the_whole(
+    photo, subsampling, channels, progressive
+):
+    image = photo.resize((131, 203))
+    options = {"subsampling": subsampling, "progressive": progressive}
+    data = encode(image, "JPEG", options)
+    whole = decode(data, channels=channels, fast=True).copy()
+    heights = set()
+    for rows in range(1, 204):
+        part = decode(data, channels=channels, fast=True, rows=rows)
+        assert part.shape[0] >= rows
+        np.testing.assert_array_equal(part, whole[: len(part)])
+        heights.add(part.shape[0])
+    assert (min(heights) < 60) == (not progressive)
+
+
+def test_rows_of_a_damaged_file(files):
+    data = files["jpeg"]
+    with pytest.raises(BadExampleError):
+        decode(data[: len(data) // 4], channels=3, rows=16)
+
+
 def test_without_simplejpeg(files, monkeypatch):
     monkeypatch.setattr(module, "simplejpeg", None)
     module._say_without_simplejpeg.cache_clear()
