@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from vit_jax.data.errors import BadExampleError
-from vit_jax.data.image_header import cut_jpeg, read_header
+from vit_jax.data.image_header import Header, cut_jpeg, read_header
 from vit_jax.data.memory import Reusable
 
 UInt8Image = UInt8[np.ndarray, "H W C"]
@@ -101,7 +101,7 @@ def _decode_bytes(
             return _pil(data, channels, max_pixels)
         _check_pixels(header.height, header.width, max_pixels)
         if header.format == "jpeg":
-            return _jpeg(data, channels, fast, rows)
+            return _jpeg(data, header, channels, fast, rows)
         if header.format == "png":
             _check_png(data)
         elif header.format != "webp":  # OpenCV returns the rest of a short file as 0
@@ -123,30 +123,32 @@ def _check_pixels(height: int, width: int, max_pixels: int) -> None:
         )
 
 
-def _jpeg(data: bytes, channels: int, fast: bool, rows: int | None) -> UInt8Image:
+def _jpeg(
+    data: bytes, header: Header, channels: int, fast: bool, rows: int | None
+) -> UInt8Image:
     if simplejpeg is None:
         _say_without_simplejpeg()
         if data.rfind(b"\xff\xd9") < 0:
             raise ValueError("the jpeg file is cut short")
         pixels = _opencv(data, channels)
         return _pil(data, channels, sys.maxsize) if pixels is None else pixels
-    height, width, space, _ = simplejpeg.decode_jpeg_header(data)
-    if space in ("CMYK", "YCCK"):
-        # simplejpeg converts without the inks' inversion. It finds the damage, though.
-        simplejpeg.decode_jpeg(data, "CMYK")
-        pixels = _opencv(data, channels)
-        return _pil(data, channels, sys.maxsize) if pixels is None else pixels
     wanted = "RGB" if channels == 3 else "GRAY"
     if rows is not None:
         short = cut_jpeg(data, rows)
         if short is not None:
-            buffer = _buffer((short.height, width, channels))
+            buffer = _buffer((short.height, header.width, channels))
             try:
                 simplejpeg.decode_jpeg(short.data, wanted, fastdct=fast, buffer=buffer)
             except ValueError as error:
                 # The first complaint there is, after the last row: data that are left.
                 if str(error).endswith(" extraneous bytes before marker 0xd9"):
                     return buffer[:rows]
+    height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+    if space in ("CMYK", "YCCK"):
+        # simplejpeg converts without the inks' inversion. It finds the damage, though.
+        simplejpeg.decode_jpeg(data, "CMYK")
+        pixels = _opencv(data, channels)
+        return _pil(data, channels, sys.maxsize) if pixels is None else pixels
     return simplejpeg.decode_jpeg(
         data, wanted, fastdct=fast, buffer=_buffer((height, width, channels))
     )

@@ -106,14 +106,16 @@ def cut_jpeg(data: bytes, rows: int) -> ShortJpeg | None:
     """A sound JPEG that claims to end soon after ``rows`` rows; None if it cannot.
 
     The rows are those of the whole: coded from the top down, and colour, where it is
-    of half the resolution, is interpolated from one row of blocks further on.
+    of half the resolution, is interpolated from one row further on.
     """
     at = _find_frame(data)
     height, parts = struct.unpack_from(">H", data, at + 5)[0], data[at + 9]
     tallest = max(data[at + 11 + 3 * part] & 15 for part in range(parts))
-    short = -(-(rows + 16) // 16) * 16
+    short = -(-(rows + 1) // 16) * 16
     # Baseline alone is coded from the top down; restart markers would be left over.
-    if data[at + 1] not in (0xC0, 0xC1) or tallest > 2 or short >= height:
+    if data[at + 1] not in (0xC0, 0xC1) or parts > 3 or tallest > 2:
+        return None
+    if short >= height:
         return None
     if data.find(b"\xff\xdd", 0, data.find(b"\xff\xda", at)) >= 0:
         return None
