@@ -101,7 +101,7 @@ def test_garbled_scans_of_a_jpeg_are_noticed(files):
     for _ in range(50):
         at = rng.integers(start, len(data) - 40)
         noticed += not outcome(data[:at] + rng.bytes(32) + data[at + 32 :])
-    assert noticed >= 40  # a decoder that is not strict notices none; 48 were seen
+    assert noticed >= 40  # a decoder that is not strict notices none; 45 were seen
 
 
 def bomb(name, size=60_000):
