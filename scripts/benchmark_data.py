@@ -182,6 +182,7 @@ def ours(folder: Path, options: argparse.Namespace) -> Epoch:
     )
     load = Deferred(
         augment.train_transform,
+        takes_sound=True,
         image_size=SIZE,
         channels=3,
         crop="inception",
@@ -190,6 +191,9 @@ def ours(folder: Path, options: argparse.Namespace) -> Epoch:
         pad=0,
         randaugment_layers=0,
         randaugment_magnitude=0,
+        policy="none",
+        color_jitter=0.0,
+        views=1,
     )
     loader = Loader(
         source,
@@ -369,7 +373,9 @@ def seek() -> None:
 
 def main() -> None:
     """Prints the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        description="Images a CPU-second of the input pipeline."
+    )
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=2, help="of a repeat")
     parser.add_argument("--repeats", type=int, default=7)

@@ -98,6 +98,7 @@ def _train(config, workdir, options, stop: Stop, peers) -> int:
         result = train(
             config,
             workdir,
+            say=_print,
             allow_config_change=options.allow_config_change,
             stop=stop,
             peers=peers,
@@ -117,7 +118,7 @@ def _train(config, workdir, options, stop: Stop, peers) -> int:
     except LockLostError as error:
         return _end(str(error), 5)
     if peers is None or peers.process_id == 0:
-        print(summary(result))
+        _print(summary(result))
     return 0
 
 
@@ -126,6 +127,11 @@ def _end(message: str, code: int) -> int:
     return code
 
 
-def _say(message: str) -> None:
+def _print(line: str) -> None:
     with contextlib.suppress(OSError):  # the terminal may be gone, the run goes on
+        print(line, flush=True)
+
+
+def _say(message: str) -> None:
+    with contextlib.suppress(OSError):
         print(f"vit-jax: {message}", file=sys.stderr, flush=True)

@@ -273,6 +273,7 @@ def build_loader(config: ConfigDict, mesh: jax.sharding.Mesh) -> Loader:
     section = config.data.augment
     transform = Deferred(
         augment.train_transform,
+        takes_sound=True,
         image_size=image_size(config),
         channels=config.model.channels,
         crop=section.crop,

@@ -1,5 +1,6 @@
 """Threads, workers, damaged examples, repeats, views, streams: rows stay the same."""
 
+import io
 import os
 import subprocess
 import sys
@@ -8,10 +9,12 @@ import time
 import jax
 import numpy as np
 import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from tests.data import sources
 from tests.data.test_pipeline import over
-from vit_jax.data import pipeline, rows
+from vit_jax.data import augment, pipeline, rows
 from vit_jax.data.errors import BadExampleError, DataError
 
 ANY = {"shuffle": True, "depth": 2}
@@ -234,6 +237,56 @@ def test_storage_that_comes_back_is_read_again(make_loader, monkeypatch):
     source.failures, source.error = 1, PermissionError("denied")
     with pytest.raises(DataError, match="1 try: denied"):
         loader.batch(np.arange(16), 0)
+
+
+def test_files_are_decoded_whole_the_first_time(make_loader):
+    class Files(sources.Numbers):
+        def __getitem__(self, index):
+            return {"image": bytes([index]), "label": index}
+
+    calls = []
+
+    def make():
+        def load(image, rng, *, sound=False):
+            calls.append((image[0], sound))
+            if image[0] == 4:
+                raise BadExampleError("is garbled")
+            return np.full((2, 2, 3), image[0], np.uint8)
+
+        return load
+
+    load = pipeline.Deferred(make, takes_sound=True)
+    loader = make_loader(Files(16), load=load, bad="skip")
+    loader.batch(np.arange(16), 0)
+    assert all((id, False) in calls for id in range(16))
+    calls.clear()
+    loader.batch(np.arange(16), 16)
+    assert all((id, id != 4) in calls for id in range(16))
+
+
+def test_a_crop_of_a_sound_file_is_the_same_crop():
+    photo = Image.fromarray(load_sample_images().images[0][:120, :160])
+    stream = io.BytesIO()
+    photo.save(stream, "JPEG", quality=90)
+    transform = augment.train_transform(
+        image_size=(32, 32),
+        channels=3,
+        crop="inception",
+        area=(0.05, 1.0),
+        resize=None,
+        pad=0,
+        policy="randaugment",
+        randaugment_layers=2,
+        randaugment_magnitude=10,
+        color_jitter=0.3,
+        views=1,
+    )
+    for number in range(100):
+        whole, part = (
+            transform(stream.getvalue(), rows.row_rng(0, number), **sound)
+            for sound in ({}, {"sound": True})
+        )
+        np.testing.assert_array_equal(whole, part)
 
 
 # --- repeats, views, streams

@@ -98,7 +98,7 @@ class Shards:
             )
         try:
             return self._reader(number).read([record])[0]
-        except (RuntimeError, OSError, ValueError, IndexError) as error:
+        except (RuntimeError, ValueError, IndexError) as error:  # OSError: storage
             raise BadExampleError(
                 f"{self.where(index)}: cannot be read ({first_line(error)})"
             ) from error

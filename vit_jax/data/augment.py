@@ -15,11 +15,13 @@ import cv2
 import numpy as np
 
 from vit_jax.data.decode import MAX_PIXELS, decode
+from vit_jax.data.image_header import read_header
 from vit_jax.data.policies import POLICIES
 from vit_jax.data.policies import color_jitter as jitter
 from vit_jax.data.randaugment import Number, UInt8Image
 
 _CROP_ATTEMPTS = 100
+_RATIO = (3 / 4, 4 / 3)
 
 
 def inception_crop(
@@ -28,7 +30,7 @@ def inception_crop(
     *,
     image_size: tuple[int, int],
     area: tuple[Number, Number] = (0.05, 1.0),
-    ratio: tuple[Number, Number] = (3 / 4, 4 / 3),
+    ratio: tuple[Number, Number] = _RATIO,
 ) -> UInt8Image:
     """Crops a random box of random shape, then resizes it (arXiv 1409.4842).
 
@@ -171,7 +173,7 @@ def train_transform(
     color_jitter: Number,
     views: int,
     max_pixels: int = MAX_PIXELS,
-) -> Callable[[bytes | np.ndarray, np.random.Generator], np.ndarray]:
+) -> Callable[..., np.ndarray]:
     """Builds the training transform: decode, crop, policy, colour jitter.
 
     Args:
@@ -191,6 +193,8 @@ def train_transform(
     Returns:
       A function (image, rng) -> contiguous uint8 [H, W, C], or [V, H, W, C] where
       `views` is more than 1: the first view is the image that one view would give.
+      With ``sound=True`` the file was decoded whole before, and what lies below the
+      crop need not be again; the result is the same.
 
     Raises ValueError for an unknown name or an argument out of range.
     """
@@ -225,19 +229,33 @@ def train_transform(
     )
     apply_policy = functools.partial(POLICIES[policy], **settings.get(policy, {}))
 
-    def make_view(pixels: UInt8Image, rng: np.random.Generator) -> UInt8Image:
+    def finish(image: UInt8Image, rng: np.random.Generator) -> UInt8Image:
         # Crops are uncontiguous, which OpenCV and PIL would copy at each operation.
-        image = np.ascontiguousarray(crop_image(pixels, rng))
-        image = apply_policy(image, rng)
+        image = apply_policy(np.ascontiguousarray(image), rng)
         if color_jitter:
             image = jitter(image, rng, strength=color_jitter)
         return np.ascontiguousarray(image)
 
-    def transform(image: bytes | np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        pixels = decode(image, channels=channels, max_pixels=max_pixels, fast=True)
+    read = functools.partial(
+        decode, channels=channels, max_pixels=max_pixels, fast=True
+    )
+
+    def transform(
+        image: bytes | np.ndarray, rng: np.random.Generator, *, sound: bool = False
+    ) -> np.ndarray:
+        if sound and crop == "inception" and views == 1 and isinstance(image, bytes):
+            header = read_header(image)
+            if header is not None:  # as inception_crop, without the rows below it
+                top, left, height, width = _sample_box(
+                    header.height, header.width, rng, area=area, ratio=_RATIO
+                )
+                pixels = read(image, rows=top + height)
+                part = pixels[top : top + height, left : left + width]
+                return finish(_scale(part, image_size), rng)
+        pixels = read(image)
         if views == 1:
-            return make_view(pixels, rng)
-        return np.stack([make_view(pixels, rng) for _ in range(views)])
+            return finish(crop_image(pixels, rng), rng)
+        return np.stack([finish(crop_image(pixels, rng), rng) for _ in range(views)])
 
     return transform
 

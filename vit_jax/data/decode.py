@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from vit_jax.data.errors import BadExampleError
-from vit_jax.data.image_header import read_header
+from vit_jax.data.image_header import Header, cut_jpeg, read_header
 from vit_jax.data.memory import Reusable
 
 UInt8Image = UInt8[np.ndarray, "H W C"]
@@ -52,6 +52,7 @@ def decode(
     channels: int,
     max_pixels: int = MAX_PIXELS,
     fast: bool = False,
+    rows: int | None = None,
 ) -> UInt8Image:
     """Turns encoded bytes or a pixel array into a uint8 image [H, W, channels].
 
@@ -64,6 +65,8 @@ def decode(
       max_pixels: a file whose header says more is not decoded.
       fast: a JPEG transform with less exact integers, TensorFlow's default: pixels
         differ by 1 of 255 on average.
+      rows: how many from the top are needed. More may be returned. Of a JPEG the rest
+        is not decoded, and not checked for damage: for files that were decoded before.
 
     Raises:
       BadExampleError: the bytes are no image, are damaged, or hold too many pixels.
@@ -72,7 +75,7 @@ def decode(
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 (gray) or 3 (RGB), got {channels}")
     if isinstance(image, bytes):
-        return _decode_bytes(image, channels, max_pixels, fast)
+        return _decode_bytes(image, channels, max_pixels, fast, rows)
     if image.dtype != np.uint8 or image.ndim not in (2, 3):
         raise ValueError(
             "expected uint8 pixels [H, W], [H, W, 1] or [H, W, 3], "
@@ -90,7 +93,7 @@ def decode(
 
 
 def _decode_bytes(
-    data: bytes, channels: int, max_pixels: int, fast: bool
+    data: bytes, channels: int, max_pixels: int, fast: bool, rows: int | None
 ) -> UInt8Image:
     try:
         header = read_header(data)
@@ -98,7 +101,7 @@ def _decode_bytes(
             return _pil(data, channels, max_pixels)
         _check_pixels(header.height, header.width, max_pixels)
         if header.format == "jpeg":
-            return _jpeg(data, channels, fast)
+            return _jpeg(data, header, channels, fast, rows)
         if header.format == "png":
             _check_png(data)
         elif header.format != "webp":  # OpenCV returns the rest of a short file as 0
@@ -120,13 +123,26 @@ def _check_pixels(height: int, width: int, max_pixels: int) -> None:
         )
 
 
-def _jpeg(data: bytes, channels: int, fast: bool) -> UInt8Image:
+def _jpeg(
+    data: bytes, header: Header, channels: int, fast: bool, rows: int | None
+) -> UInt8Image:
     if simplejpeg is None:
         _say_without_simplejpeg()
         if data.rfind(b"\xff\xd9") < 0:
             raise ValueError("the jpeg file is cut short")
         pixels = _opencv(data, channels)
         return _pil(data, channels, sys.maxsize) if pixels is None else pixels
+    wanted = "RGB" if channels == 3 else "GRAY"
+    if rows is not None:
+        short = cut_jpeg(data, rows)
+        if short is not None:
+            buffer = _buffer((short.height, header.width, channels))
+            try:
+                simplejpeg.decode_jpeg(short.data, wanted, fastdct=fast, buffer=buffer)
+            except ValueError as error:
+                # The first complaint there is, after the last row: data that are left.
+                if str(error).endswith(" extraneous bytes before marker 0xd9"):
+                    return buffer[:rows]
     height, width, space, _ = simplejpeg.decode_jpeg_header(data)
     if space in ("CMYK", "YCCK"):
         # simplejpeg converts without the inks' inversion. It finds the damage, though.
@@ -134,10 +150,7 @@ def _jpeg(data: bytes, channels: int, fast: bool) -> UInt8Image:
         pixels = _opencv(data, channels)
         return _pil(data, channels, sys.maxsize) if pixels is None else pixels
     return simplejpeg.decode_jpeg(
-        data,
-        "RGB" if channels == 3 else "GRAY",
-        fastdct=fast,
-        buffer=_buffer((height, width, channels)),
+        data, wanted, fastdct=fast, buffer=_buffer((height, width, channels))
     )
 
 

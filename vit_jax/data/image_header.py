@@ -72,7 +72,12 @@ def _webp(data: bytes) -> tuple[int, int]:
 
 
 def _jpeg(data: bytes) -> tuple[int, int]:
-    """Walks the segments to the first frame header (SOF)."""
+    height, width = struct.unpack_from(">HH", data, _find_frame(data) + 5)
+    return height, width
+
+
+def _find_frame(data: bytes) -> int:
+    """Where the first frame header (SOF) of a JPEG is, walking over its segments."""
     at = 2
     while True:
         if data[at] != 0xFF:
@@ -81,14 +86,41 @@ def _jpeg(data: bytes) -> tuple[int, int]:
         if marker == 0xFF:  # padding
             at += 1
         elif marker in _JPEG_SOF:
-            height, width = struct.unpack_from(">HH", data, at + 5)
-            return height, width
+            return at
         elif marker == 0x01 or 0xD0 <= marker <= 0xD7:  # without a length
             at += 2
         elif marker in (0xD9, 0xDA):
             raise ValueError("the jpeg file has no frame header")
         else:
             at += 2 + struct.unpack_from(">H", data, at + 2)[0]
+
+
+class ShortJpeg(NamedTuple):
+    """A JPEG that ends after some of its rows."""
+
+    data: bytes
+    height: int
+
+
+def cut_jpeg(data: bytes, rows: int) -> ShortJpeg | None:
+    """A sound JPEG that claims to end soon after ``rows`` rows; None if it cannot.
+
+    The rows are those of the whole: coded from the top down, and colour, where it is
+    of half the resolution, is interpolated from one row further on.
+    """
+    at = _find_frame(data)
+    height, parts = struct.unpack_from(">H", data, at + 5)[0], data[at + 9]
+    tallest = max(data[at + 11 + 3 * part] & 15 for part in range(parts))
+    short = -(-(rows + 1) // 16) * 16
+    # Baseline alone is coded from the top down; restart markers would be left over.
+    if data[at + 1] not in (0xC0, 0xC1) or parts > 3 or tallest > 2:
+        return None
+    if short >= height:
+        return None
+    if data.find(b"\xff\xdd", 0, data.find(b"\xff\xda", at)) >= 0:
+        return None
+    head, rest = data[: at + 5], memoryview(data)[at + 7 :]
+    return ShortJpeg(b"".join((head, short.to_bytes(2, "big"), rest)), short)
 
 
 _JPEG_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}

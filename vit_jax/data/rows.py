@@ -53,12 +53,19 @@ class Deferred:
     Args:
       make: a function of a module, which makes the transform.
       takes_rng: whether the transform takes one; evaluation's does not.
+      takes_sound: whether it takes ``sound=True`` for files that were decoded before.
       settings: keyword arguments of ``make``.
     """
 
     def __init__(
-        self, make: Callable[..., Callable], *, takes_rng: bool = True, **settings: Any
+        self,
+        make: Callable[..., Callable],
+        *,
+        takes_rng: bool = True,
+        takes_sound: bool = False,
+        **settings: Any,
     ):
+        self.takes_sound = takes_sound
         self._make, self._takes_rng, self._settings = make, takes_rng, settings
         self._made  # noqa: B018  # wrong settings are told here
 
@@ -66,8 +73,10 @@ class Deferred:
     def _made(self) -> Callable:
         return self._make(**self._settings)
 
-    def __call__(self, image: Any, rng: np.random.Generator) -> np.ndarray:
-        return self._made(image, rng) if self._takes_rng else self._made(image)
+    def __call__(
+        self, image: Any, rng: np.random.Generator, **sound: bool
+    ) -> np.ndarray:
+        return self._made(image, rng, **sound) if self._takes_rng else self._made(image)
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
@@ -80,6 +89,10 @@ class RowLoader:
 
     def __init__(self, source: Any, load: Transform, seed: int):
         self.source, self.load, self.seed = source, load, seed
+        # Which examples this process has decoded whole without a complaint.
+        self._sound: bytearray | None = None
+        if getattr(load, "takes_sound", False):
+            self._sound = bytearray(len(source))
 
     def chunk(self, rows: Sequence[Row], out: np.ndarray | None) -> Chunk:
         """Loads rows into ``out``, or into arrays of their own where it is None.
@@ -116,11 +129,21 @@ class RowLoader:
         try:
             if isinstance(example, BadExampleError):
                 raise example
-            return self.load(example["image"], rng), int(example["label"]), None
+            pixels = self._transform(row.id, example["image"], rng)
+            return pixels, int(example["label"]), None
         except BadExampleError as error:
             where = self.where(row.id)
             reason = str(error).removeprefix(where).removeprefix(": ")
             return None, 0, BadExample(row.id, where, reason)
+
+    def _transform(self, id: int, image: Any, rng: np.random.Generator) -> np.ndarray:
+        if self._sound is None or id >= len(self._sound):
+            return self.load(image, rng)
+        if self._sound[id]:
+            return self.load(image, rng, sound=True)  # type: ignore
+        pixels = self.load(image, rng)
+        self._sound[id] = 1
+        return pixels
 
     def where(self, id: int) -> str:
         """File and record of an example."""
