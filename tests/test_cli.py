@@ -8,6 +8,7 @@ import pytest
 
 from tests import training
 from vit_jax import cli
+from vit_jax.train import Interrupted
 
 
 def call(capsys, *arguments):
@@ -197,10 +198,12 @@ def test_an_error_of_the_program_is_not_hidden(monkeypatch):
         cli.main(["evaluate", "--workdir=x"])
 
 
-def test_an_interrupt(monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(2, 130), (15, 143)])
+def test_an_interrupt(monkeypatch, capsys, tmp_path, number, code):
     def interrupted(*args, **kwargs):
-        raise KeyboardInterrupt
+        raise Interrupted(number, 1200)
 
     monkeypatch.setattr("vit_jax.train.train", interrupted)
-    code, _, err = call(capsys, *training.train_arguments(tmp_path / "run"))
-    assert code == 130 and "the same command resumes" in err
+    ended, _, err = call(capsys, *training.train_arguments(tmp_path / "run"))
+    assert ended == code
+    assert "step 1,200 is saved" in err and "the same command resumes" in err

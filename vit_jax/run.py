@@ -115,13 +115,13 @@ def open_run(
 
     All is closed with ``stack``.
     """
-    guard = lock.check if jax.process_index() == 0 else _unguarded
+    holds = jax.process_index() == 0
     checkpoints = Checkpoints(
         folder / "checkpoints",
         keep=config.checkpoint.keep,
         best=config.checkpoint.best,
         verify=config.checkpoint.verify,
-        guard=guard,
+        guard=lock.check if holds else None,
         say=say,
         alive=life.watchdog.beat,
     )
@@ -150,7 +150,7 @@ def open_run(
         steps=steps,
         start=start,
         life=life,
-        guard=guard,
+        guard=functools.partial(lock.check, 0) if holds else _unguarded,
         checkpoints=checkpoints,
         evaluations=evaluations,
         loader=loader,

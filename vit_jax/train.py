@@ -123,7 +123,10 @@ def train(
         if run.start < steps.total:
             run.progress.say(f"time: {goodput.table(life.goodput.seconds())}")
     if run.start < steps.total and first:
-        curves.draw(folder)
+        try:
+            curves.draw(folder)
+        except OSError as error:  # such as a full disk; the run is complete
+            say(f"no figures: {error}")
     return Result(
         steps=steps.total,
         trained_steps=steps.total - run.start,

@@ -22,6 +22,9 @@ class Noise:
         pixels = np.random.default_rng(index).integers(0, 256, shape, np.uint8)
         return {"image": pixels, "label": index}
 
+    def where(self, index):
+        return f"noise, image {index}"
+
 
 def rows(num_devices, *, views, step=3, seed=0, threads=2, **changes):
     settings = {

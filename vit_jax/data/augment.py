@@ -234,7 +234,7 @@ def train_transform(
         return np.ascontiguousarray(image)
 
     def transform(image: bytes | np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        pixels = decode(image, channels=channels, max_pixels=max_pixels)
+        pixels = decode(image, channels=channels, max_pixels=max_pixels, fast=True)
         if views == 1:
             return make_view(pixels, rng)
         return np.stack([make_view(pixels, rng) for _ in range(views)])

@@ -47,7 +47,11 @@ _scratch = _Scratch()
 
 
 def decode(
-    image: bytes | np.ndarray, *, channels: int, max_pixels: int = MAX_PIXELS
+    image: bytes | np.ndarray,
+    *,
+    channels: int,
+    max_pixels: int = MAX_PIXELS,
+    fast: bool = False,
 ) -> UInt8Image:
     """Turns encoded bytes or a pixel array into a uint8 image [H, W, channels].
 
@@ -58,6 +62,8 @@ def decode(
         [H, W, 3] in RGB order. Pixels that already fit are returned as they are.
       channels: 3 for RGB, 1 for gray.
       max_pixels: a file whose header says more is not decoded.
+      fast: a JPEG transform with less exact integers, TensorFlow's default: pixels
+        differ by 1 of 255 on average.
 
     Raises:
       BadExampleError: the bytes are no image, are damaged, or hold too many pixels.
@@ -66,7 +72,7 @@ def decode(
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 (gray) or 3 (RGB), got {channels}")
     if isinstance(image, bytes):
-        return _decode_bytes(image, channels, max_pixels)
+        return _decode_bytes(image, channels, max_pixels, fast)
     if image.dtype != np.uint8 or image.ndim not in (2, 3):
         raise ValueError(
             "expected uint8 pixels [H, W], [H, W, 1] or [H, W, 3], "
@@ -83,14 +89,16 @@ def decode(
     raise ValueError(f"expected 1 or 3 channels, got pixels {list(image.shape)}")
 
 
-def _decode_bytes(data: bytes, channels: int, max_pixels: int) -> UInt8Image:
+def _decode_bytes(
+    data: bytes, channels: int, max_pixels: int, fast: bool
+) -> UInt8Image:
     try:
         header = read_header(data)
         if header is None:
             return _pil(data, channels, max_pixels)
         _check_pixels(header.height, header.width, max_pixels)
         if header.format == "jpeg":
-            return _jpeg(data, channels)
+            return _jpeg(data, channels, fast)
         if header.format == "png":
             _check_png(data)
         elif header.format != "webp":  # OpenCV returns the rest of a short file as 0
@@ -112,7 +120,7 @@ def _check_pixels(height: int, width: int, max_pixels: int) -> None:
         )
 
 
-def _jpeg(data: bytes, channels: int) -> UInt8Image:
+def _jpeg(data: bytes, channels: int, fast: bool) -> UInt8Image:
     if simplejpeg is None:
         _say_without_simplejpeg()
         if data.rfind(b"\xff\xd9") < 0:
@@ -128,6 +136,7 @@ def _jpeg(data: bytes, channels: int) -> UInt8Image:
     return simplejpeg.decode_jpeg(
         data,
         "RGB" if channels == 3 else "GRAY",
+        fastdct=fast,
         buffer=_buffer((height, width, channels)),
     )
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+_ALIGN = 64  # bytes
+
 
 class Reusable:
     """Arrays of uint8 from a few blocks; for one thread at a time.
@@ -34,14 +36,20 @@ class Reusable:
         size = math.prod(shape)
         for index in range(len(self._blocks)):
             if _references(self._blocks, index) == _UNUSED:
-                if self._blocks[index].size >= size:
-                    return self._blocks[index][:size].reshape(shape)
+                if self._blocks[index].size >= size + _ALIGN:
+                    return _aligned(self._blocks[index], shape)
                 del self._blocks[index]  # smaller than what is wanted now
                 break
         if len(self._blocks) == self._most:
             del self._blocks[0]  # left to whoever holds it
-        self._blocks.append(self._make(size))
-        return self._blocks[-1][:size].reshape(shape)
+        self._blocks.append(self._make(size + _ALIGN))
+        return _aligned(self._blocks[-1], shape)
+
+
+def _aligned(block: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A part of a block that JAX on a CPU can use as it is, without a copy."""
+    start = -block.__array_interface__["data"][0] % _ALIGN
+    return block[start : start + math.prod(shape)].reshape(shape)
 
 
 def _references(blocks: list[np.ndarray], index: int) -> int:

@@ -4,8 +4,10 @@ Nothing is kept between steps: the position in the data is the step.
 """
 
 import functools
+from typing import Any
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 
 
 @functools.lru_cache(maxsize=3)  # a batch may span two epochs; the next is made early
@@ -92,7 +94,17 @@ def _generator(
     # A uint64 array: a list of Python numbers this large would pass through float64,
     # and neighbouring rows would share their key.
     key = np.array([seed, (purpose << 63) + number], dtype=np.uint64)
-    if not stream:
-        return np.random.Generator(np.random.Philox(key=key))
-    counter = np.array([0, 0, 0, stream], dtype=np.uint64)  # 2**192 draws further on
-    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+    # 2**192 draws further on, for another stream.
+    counter = np.array([0, 0, 0, stream], dtype=np.uint64) if stream else None
+    philox = np.random.Philox(_Key(key), counter=counter)  # type: ignore
+    return np.random.Generator(philox)
+
+
+class _Key(ISeedSequence):
+    """A key as it is; given ``key=``, Philox would first ask the system for noise."""
+
+    def __init__(self, key: np.ndarray):
+        self._key = key
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
+        return self._key
