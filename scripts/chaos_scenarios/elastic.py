@@ -40,8 +40,8 @@ FIRST = [2, 12, 13]
 ORDER = [*FIRST, *(number for number in range(len(PAIRS)) if number not in FIRST)]
 
 
-def run(context: Context, workdir: pathlib.Path, layout: Layout) -> None:
-    """Trains to the end on a layout."""
+def run(context: Context, workdir: pathlib.Path, layout: Layout) -> str:
+    """Trains to the end on a layout; returns what the first process printed."""
     changes = [
         f"train.duration.steps={TOTAL}",
         "checkpoint.keep=3",
@@ -54,6 +54,7 @@ def run(context: Context, workdir: pathlib.Path, layout: Layout) -> None:
         started = runs.start_two(context, workdir, *changes, devices=each)
     for process in started:
         runs.finish(process)
+    return started[0].output()
 
 
 class Straight:
@@ -86,11 +87,16 @@ def trial(
     for step in compare.committed(workdir):
         if step > CUT:
             shutil.rmtree(workdir / "checkpoints" / str(step))
-    run(context, workdir, after)
+    said = run(context, workdir, after)
     kind = f"{before} -> {after}"
     expected, actual = compare.losses(reference), compare.losses(workdir)
     difference = abs(actual[CUT + 1] / expected[CUT + 1] - 1)
     problems = []
+    if (
+        f"resuming from step {CUT} " not in said
+        or f"data {after.devices}\n" not in said
+    ):
+        problems.append(f"not resumed at step {CUT} on {after.devices} devices")
     if compare.example_checksums(workdir) != compare.example_checksums(reference):
         problems.append("other example ids")
     if len(compare.example_checksums(workdir)) != TOTAL:

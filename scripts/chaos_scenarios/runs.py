@@ -29,7 +29,9 @@ def environment(context: Context, *, devices: int = 1, cache: bool = True) -> di
     """A CPU with some simulated devices; compiled programs are kept between runs."""
     values = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        # Programs that run for seconds are compiled quickly rather than well.
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
+        "--xla_backend_optimization_level=0",
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(SCRIPTS)]),
         "PYTHONUNBUFFERED": "1",
         "MPLCONFIGDIR": str(context.folder / "matplotlib"),
