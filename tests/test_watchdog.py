@@ -88,11 +88,23 @@ def test_what_is_read_and_written_is_progress_of_a_save(tmp_path):
     dog.enter("save")
     dog.overdue()
     clock.now += 61.0
-    (tmp_path / "part").write_bytes(b"x" * 1000)
+    (tmp_path / "part").write_bytes(b"x" * 100_000)
     assert not dog.overdue()  # something was written
     dog.enter("step")
     clock.now += 61.0
+    (tmp_path / "part").write_bytes(b"x" * 100_000)
     assert dog.overdue()  # in other phases it does not count
+
+
+def test_looking_is_no_progress_of_a_save():
+    clock = Clock()
+    dog = watchdog(clock)
+    dog.enter("restore")
+    dog.overdue()
+    for _ in range(2000):  # reads more than a part counts for, in all
+        assert not dog._traffic.moved()
+    clock.now += 61.0
+    assert dog.overdue()
 
 
 SCRIPT = """

@@ -1,7 +1,7 @@
 """What a run keeps in its work directory beside checkpoints and metrics."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from etils import epath
@@ -9,12 +9,13 @@ from ml_collections import ConfigDict
 
 from vit_jax import storage
 from vit_jax.config import ConfigError, diff, snapshot, unsafe_changes
+from vit_jax.data.facts import DatasetFacts
 
 
 def save_config(
     config: ConfigDict,
     workdir: epath.Path,
-    class_names: Sequence[str] | None = None,
+    facts: DatasetFacts,
     *,
     allow_change: bool = False,
     say: Callable[[str], object] = print,
@@ -29,7 +30,7 @@ def save_config(
     Args:
       config: the resolved config.
       workdir: of the run.
-      class_names: in the order of the labels, where the data set has names.
+      facts: of the data set; another one under the same name is another run.
       allow_change: takes over any change.
       say: prints a line.
       write: False only checks (processes other than the first).
@@ -38,10 +39,12 @@ def save_config(
       ConfigError: another run is in this directory; the differences are listed.
     """
     path = workdir / "config.json"
-    new = snapshot(config)
+    new = snapshot(config) | {"data": facts.identity()}
     if path.exists():
         old = json.loads(path.read_text())
-        unsafe = unsafe_changes(old["config"], new["config"])
+        changed = diff(old.get("data", new["data"]), new["data"])
+        changed = [f"the data set itself: {line}" for line in changed]
+        unsafe = unsafe_changes(old["config"], new["config"]) + changed
         if unsafe and not allow_change:
             raise ConfigError(
                 [
@@ -50,14 +53,15 @@ def save_config(
                     *unsafe,
                 ]
             )
-        changes = diff(old["config"], new["config"])
+        changes = diff(old["config"], new["config"]) + changed
         if not changes:
             return
         say("\n  ".join([f"changed in {path}:", *changes]))
     if write:
         workdir.mkdir(parents=True, exist_ok=True)
-        if class_names:
-            (workdir / "classes.txt").write_text("\n".join(class_names) + "\n")
+        if facts.class_names:
+            names = "\n".join(facts.class_names)
+            (workdir / "classes.txt").write_text(f"{names}\n")
         storage.write_text(path, json.dumps(new, indent=2))
 
 

@@ -98,7 +98,7 @@ def train(
         save_config(
             config,
             folder,
-            facts.class_names,
+            facts,
             allow_change=allow_config_change,
             say=say,
             write=first,
@@ -120,6 +120,7 @@ def train(
             say(headline(config, facts, parts, steps))
         stack.enter_context(explained(run, peers))
         run_loop(run, state)
+        watchdog.close()  # closing files has limits of its own
         if run.start < steps.total:
             run.progress.say(f"time: {goodput.table(life.goodput.seconds())}")
     if run.start < steps.total and first:
@@ -198,7 +199,8 @@ def run_loop(run: Run, state: Any) -> None:
                 state = advance(run, step, state, batch)
                 if step + 1 == total or due(step + 1, run.steps.log_every):
                     state = log(run, step, state)
-        run.checkpoints.wait()
+        with run.life.during("save"):
+            run.checkpoints.wait()
     except Stopping:
         with run.life.during("save"):
             if step > run.saved:

@@ -25,20 +25,43 @@ LONG_PHASES = ("init", "compile")
 # Their progress shows in what the process reads and writes.
 IO_PHASES = ("restore", "save")
 _GRACE = 30.0  # seconds that the thread is given before faulthandler's timer acts
+_PART = 1 << 16  # bytes; less may be a progress bar or a heartbeat
 _SPARED = 3  # stints of a phase before its median counts
 
 
-def bytes_moved(network: bool) -> int:
-    """What this process has read and written, and its host over the network."""
-    total = 0
-    with contextlib.suppress(OSError, ValueError):
-        lines = Path("/proc/self/io").read_text().splitlines()
-        total += sum(int(line.split(":")[1]) for line in lines[:2])
-    with contextlib.suppress(OSError, ValueError):
-        lines = Path("/proc/self/net/dev").read_text().splitlines()[2:]
-        rows = [line.partition(":")[2].split() for line in lines] if network else []
-        total += sum(int(row[0]) + int(row[8]) for row in rows)
-    return total
+class Traffic:
+    """Whether this process reads and writes, or its host over the network.
+
+    Args:
+      network: also counts what the host's interfaces moved.
+    """
+
+    def __init__(self, network: bool) -> None:
+        self._network = network
+        self._own = 0  # what looking read itself
+        self._before = self._total()
+
+    def moved(self) -> bool:
+        """Whether a part of a save or restore was moved since this last was true."""
+        now = self._total()
+        if now - self._before < _PART:
+            return False
+        self._before = now
+        return True
+
+    def _total(self) -> int:
+        total = -self._own
+        with contextlib.suppress(OSError, ValueError):
+            text = Path("/proc/self/io").read_text()
+            total += sum(int(line.split(":")[1]) for line in text.splitlines()[:2])
+            self._own += len(text)
+        if self._network:
+            with contextlib.suppress(OSError, ValueError):
+                text = Path("/proc/self/net/dev").read_text()
+                rows = [row.partition(":")[2].split() for row in text.splitlines()[2:]]
+                total += sum(int(row[0]) + int(row[8]) for row in rows)
+                self._own += len(text)
+        return total
 
 
 class Watchdog:
@@ -73,7 +96,7 @@ class Watchdog:
         self._clock = clock
         self._durations: dict[str, collections.deque[float]] = {}
         self._phase, self._beaten = "init", clock()
-        self._moved = 0
+        self._traffic = Traffic(network="://" in os.fspath(folder))
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -98,10 +121,8 @@ class Watchdog:
 
     def overdue(self) -> float:
         """Seconds since the last progress, if they are too many; else 0."""
-        if self._phase in IO_PHASES:
-            moved = bytes_moved(network="://" in os.fspath(self._folder))
-            if moved != self._moved:  # a part of a save or restore
-                self._moved, self._beaten = moved, self._clock()
+        if self._phase in IO_PHASES and self._traffic.moved():
+            self._beaten = self._clock()
         limit, waited = self.limit(), self._clock() - self._beaten
         return waited if limit and waited > limit else 0.0
 
@@ -114,6 +135,10 @@ class Watchdog:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends watching."""
         self._closed.set()
         if self._thread is not None:
             self._thread.join()

@@ -24,6 +24,15 @@ class DatasetFacts:
         default_factory=dict
     )
     whole: tuple[str, ...] = ()  # splits that cannot be sliced or added to others
+    fingerprint: str = ""  # of what examples there are, where that may change
+
+    def identity(self) -> dict[str, object]:
+        """What must stay as it is under a run, for its numbers to stay the same."""
+        return {
+            "version": self.version,
+            "splits": dict(self.splits),
+            "fingerprint": self.fingerprint,
+        }
 
 
 def split_size(facts: DatasetFacts, split: str) -> int:

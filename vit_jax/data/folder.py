@@ -12,7 +12,8 @@ change under a run that will resume.
 
 import dataclasses
 import os
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -224,7 +225,16 @@ def describe(path: str) -> DatasetFacts:
         num_classes=len(folder.class_names),
         class_names=folder.class_names,
         features=("image", "label"),
+        fingerprint=_fingerprint(folder.splits),
     )
+
+
+def _fingerprint(splits: Mapping[str, Listing]) -> str:
+    """Changes when a file is added, removed or renamed."""
+    total = 0
+    for name in sorted(splits):
+        total = zlib.crc32(splits[name].names, zlib.crc32(name.encode(), total))
+    return f"{total:08x}"
 
 
 class FolderSource:

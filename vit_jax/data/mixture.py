@@ -83,6 +83,7 @@ def describe(
         class_names=names,
         features=("image", "label"),
         whole=("train",),
+        fingerprint=" ".join(each.fingerprint or each.version or "-" for each in facts),
     )
 
 
