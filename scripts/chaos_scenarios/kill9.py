@@ -125,7 +125,7 @@ SCENARIO = Scenario(
     what="kill -9 at random instants (40 % in a save), then the same command",
     bar="all bitwise equal: state, logs, example ids",
     count=100,
-    short=3,
+    short=2,
     prepare=straight_run,
     trial=trial,
 )
