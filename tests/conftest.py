@@ -11,6 +11,9 @@ DEVICES = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}".strip()
 
+# Paths of buckets go through gcsfs, in whatever order tests run (storage.prepare).
+os.environ["EPATH_USE_TF"] = "false"
+
 # Programs compiled once are read again the next time; a user has a folder of their own.
 CACHE = ROOT / ".pytest_cache" / f"jax-{os.getuid()}"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)

@@ -17,8 +17,9 @@ class Evaluations:
       config: a resolved config.
       parts: of the run.
       steps: of the run.
-      beat: called for each batch; it may raise to end the evaluation.
-      compiling: called with True before an evaluator's first batch, False after it.
+      beat: called when a batch arrived and when it was counted; it may raise to end
+        the evaluation.
+      compiling: called with True before an evaluator compiles, False after it.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class Evaluations:
         self._total = steps.total
         self._parts = parts
         self._beat, self._compiling = beat, compiling
-        self._compiled: set[str] = set()
+        self._beats = dict.fromkeys(config.evals, 0)
         self._running = ""
         self._evaluators = {
             name: setup.build_evaluator(config, name, parts=parts, beat=self._on_batch)
@@ -58,13 +59,48 @@ class Evaluations:
         """Measures the parameters, and their average beside them where there is one."""
         evaluator = self._evaluators[name]
         self._running = name
-        self._compiling(name not in self._compiled)
-        try:
-            results = {name: evaluator.run(state.params, self._parts.frozen)}
-            if state.ema:
-                results[f"{name}_ema"] = evaluator.run(state.ema, self._parts.frozen)
-        finally:
-            self._compiling(False)
+        results = {name: evaluator.run(state.params, self._parts.frozen)}
+        if state.ema:
+            results[f"{name}_ema"] = evaluator.run(state.ema, self._parts.frozen)
+        return {
+            f"{prefix}/{key}": value
+            for prefix, scalars in results.items()
+            for key, value in scalars.items()
+        }
+
+    def close(self) -> None:
+        """Frees the evaluators."""
+        for evaluator in self._evaluators.values():
+            evaluator.close()
+
+    def _on_batch(self) -> None:
+        """A batch arrived, or was counted: compiling lies between the first of each."""
+        self._beats[self._running] += 1
+        if self._beats[self._running] <= 2:
+            self._compiling(self._beats[self._running] == 1)
+        self._beat()
+
+
+def due(self, step: int) -> list[str]:
+        """Names of those that run after ``step`` updates."""
+        last = step == self._total
+        return [name for name, n in self._every.items() if last or due(step, n)]
+
+    def missing(self, step: int, known: Iterable[str]) -> list[str]:
+        """Those due at ``step`` of which no result is among the names ``known``.
+
+        A run that was stopped while it evaluated makes up for it when it resumes.
+        """
+        known = dict.fromkeys(known, 0.0)
+        return [name for name in self.due(step) if not of(name, known)]
+
+    def run(self, name: str, state: Any) -> Scalars:
+        """Measures the parameters, and their average beside them where there is one."""
+        evaluator = self._evaluators[name]
+        self._running = name
+        results = {name: evaluator.run(state.params, self._parts.frozen)}
+        if state.ema:
+            results[f"{name}_ema"] = evaluator.run(state.ema, self._parts.frozen)
         return {
             f"{prefix}/{key}": value
             for prefix, scalars in results.items()

@@ -311,7 +311,7 @@ def build_evaluator(
 ) -> Evaluator:
     """The evaluator of ``config.evals[name]``, reading its own split.
 
-    It calls ``beat`` after each batch.
+    It calls ``beat`` when a batch arrived and when it was counted.
     """
     section = config.evals[name]
     transform = Deferred(

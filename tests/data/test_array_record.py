@@ -116,7 +116,7 @@ def test_a_file_that_disappears_later(files):
     shards = pickle.loads(pickle.dumps(opened(files)))
     files[2].unlink()
     assert shards[0] == RECORDS[0]
-    with pytest.raises(BadExampleError, match="shard-2, record 0"):
+    with pytest.raises(FileNotFoundError, match="shard-2"):  # storage, not damage
         shards[20]
 
 

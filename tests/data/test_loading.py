@@ -234,9 +234,11 @@ def test_storage_that_comes_back_is_read_again(make_loader, monkeypatch):
     source.failures = 4
     with pytest.raises(DataError, match="record 0: storage cannot be read, 4 tries: c"):
         loader.batch(np.arange(16), 0)
+    # Another one: the thread of the first may still be reading the rest of its batch.
+    source = sources.Flaky(50)
     source.failures, source.error = 1, PermissionError("denied")
     with pytest.raises(DataError, match="1 try: denied"):
-        loader.batch(np.arange(16), 0)
+        make_loader(source, threads=1, bad="skip").batch(np.arange(16), 0)
 
 
 def test_files_are_decoded_whole_the_first_time(make_loader):

@@ -23,7 +23,8 @@ class Classification:
       loader: the split, in order, as the model sees it.
       graphdef: structure of the objective (`objectives.base.split`).
       mean, std: normalisation of pixels, as in training.
-      beat: called after each batch; what it raises ends the evaluation.
+      beat: called when a batch arrived and when it was counted; what it raises ends
+        the evaluation.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Classification:
         counts: list[dict[str, jax.Array]] = []
         with contextlib.closing(eval_batches(self.loader)) as batches:
             for batch in batches:
+                self._beat()
                 counts.append(self._count(params, frozen, batch))
                 # Two may run ahead: more would fill memory, and delay a stop.
                 jax.block_until_ready(counts[-3:][0])
