@@ -81,44 +81,6 @@ class Evaluations:
         self._beat()
 
 
-def due(self, step: int) -> list[str]:
-        """Names of those that run after ``step`` updates."""
-        last = step == self._total
-        return [name for name, n in self._every.items() if last or due(step, n)]
-
-    def missing(self, step: int, known: Iterable[str]) -> list[str]:
-        """Those due at ``step`` of which no result is among the names ``known``.
-
-        A run that was stopped while it evaluated makes up for it when it resumes.
-        """
-        known = dict.fromkeys(known, 0.0)
-        return [name for name in self.due(step) if not of(name, known)]
-
-    def run(self, name: str, state: Any) -> Scalars:
-        """Measures the parameters, and their average beside them where there is one."""
-        evaluator = self._evaluators[name]
-        self._running = name
-        results = {name: evaluator.run(state.params, self._parts.frozen)}
-        if state.ema:
-            results[f"{name}_ema"] = evaluator.run(state.ema, self._parts.frozen)
-        return {
-            f"{prefix}/{key}": value
-            for prefix, scalars in results.items()
-            for key, value in scalars.items()
-        }
-
-    def close(self) -> None:
-        """Frees the evaluators."""
-        for evaluator in self._evaluators.values():
-            evaluator.close()
-
-    def _on_batch(self) -> None:
-        if self._running not in self._compiled:
-            self._compiled.add(self._running)
-            self._compiling(False)
-        self._beat()
-
-
 def due(step: int, every: int) -> bool:
     """Whether something done every ``every`` steps is done after ``step`` updates."""
     return step > 0 and step % every == 0
