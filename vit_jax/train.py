@@ -246,13 +246,13 @@ def advance(run: Run, step: int, state: Any, batch: dict[str, jax.Array]) -> Any
     with life.during("compile" if first else "step"):
         state, values = parts.train_step(state, parts.frozen, batch, parts.step_key)
         if first:
+            life.stop.from_now_on_save()  # it is compiled, and runs
             jax.block_until_ready(values)
         run.pending.add(step + 1, values)
     run.rates.step(life.goodput.last("data"))
     run.progress.advance(step + 1)
     run.checkpoints.poll()
     if first:
-        life.stop.from_now_on_save()
         seconds = life.goodput.last("compile")
         run.progress.say(f"first step done after {seconds:.1f} s of compilation")
         run.rates.reset()
