@@ -53,9 +53,7 @@ class Stop:
     handlers alone and nothing stops.
 
     Args:
-      release: frees what the process holds (the lock); called before leaving at once.
       say: prints a line.
-      agreement: with the other processes; None where there are none.
       leave: ends the process.
     """
 
