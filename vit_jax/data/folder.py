@@ -20,8 +20,10 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from vit_jax.data.array_record import first_line
 from vit_jax.data.errors import BadExampleError, DataError
 from vit_jax.data.facts import DatasetFacts, split_ranges
+from vit_jax.data.storage import LASTING
 from vit_jax.data.tfds import check_reachable
 
 SUFFIXES = (
@@ -237,6 +239,18 @@ def _fingerprint(splits: Mapping[str, Listing]) -> str:
     return f"{total:08x}"
 
 
+def _read_bytes(path: str) -> bytes:
+    if "://" not in path:
+        with open(path, "rb") as file:
+            return file.read()
+    try:
+        return epath.Path(path).read_bytes()
+    except OSError:
+        raise
+    except Exception as error:  # of the library that speaks with the bucket
+        raise OSError(f"{path}: {first_line(error)}") from error
+
+
 class FolderSource:
     """Random access to one split of a folder; safe to use from threads.
 
@@ -281,17 +295,14 @@ class FolderSource:
         """``{"image": encoded bytes, "label": int}``.
 
         Raises:
-          BadExampleError: the file cannot be read, is empty, or is no image.
+          BadExampleError: the file is not there, is empty, or is no image.
+          OSError: storage fails.
         """
         listing, row = self._locate(index)
         path = listing.path(row)
         try:
-            if "://" in path:
-                image = epath.Path(path).read_bytes()
-            else:
-                with open(path, "rb") as file:
-                    image = file.read()
-        except OSError as error:
+            image = _read_bytes(path)
+        except LASTING as error:
             reason = error.strerror or str(error)
             raise BadExampleError(f"{path}: cannot be read ({reason})") from error
         if not image:

@@ -4,20 +4,16 @@ This is what threads and worker processes run; it imports no JAX.
 """
 
 import functools
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from vit_jax.data.errors import BadExampleError, DataError
+from vit_jax.data.errors import BadExampleError
 from vit_jax.data.order import row_rng
+from vit_jax.data.storage import patiently
 
 Transform = Callable[[Any, np.random.Generator], np.ndarray]
-
-# Storage that fails may come back; what is not there will not.
-RETRY_AFTER = (0.5, 2.0, 5.0)  # seconds
-_LASTING = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
 class Row(NamedTuple):
@@ -151,18 +147,7 @@ class RowLoader:
 
     def _read(self, id: int) -> dict[str, Any]:
         """The example; what storage does wrong is not taken for the example's fault."""
-        for delay in (*RETRY_AFTER, None):
-            try:
-                return self.source[id]
-            except OSError as error:
-                if delay is None or isinstance(error, _LASTING):
-                    tries = 1 if isinstance(error, _LASTING) else 1 + len(RETRY_AFTER)
-                    raise DataError(
-                        f"{self.where(id)}: storage cannot be read, "
-                        f"{tries} {'try' if tries == 1 else 'tries'}: {error}"
-                    ) from error
-                time.sleep(delay)
-        raise AssertionError("unreachable: the last try returns or raises")
+        return patiently(lambda: self.source[id], lambda: self.where(id))
 
 
 def store(out: np.ndarray, number: int, pixels: np.ndarray) -> None:
