@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_jax.data import augment
 from vit_jax.data.augment import eval_transform, train_transform
 from vit_jax.data.crops import (
     CROPS,

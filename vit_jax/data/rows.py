@@ -3,13 +3,14 @@
 This is what threads and worker processes run; it imports no JAX.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from vit_jax.data.errors import BadExampleError
+from vit_jax.data.errors import BadExampleError, DataError
 from vit_jax.data.order import row_rng
 from vit_jax.data.storage import patiently
 
@@ -85,10 +86,7 @@ class RowLoader:
 
     def __init__(self, source: Any, load: Transform, seed: int):
         self.source, self.load, self.seed = source, load, seed
-        # Which examples this process has decoded whole without a complaint.
-        self._sound: bytearray | None = None
-        if getattr(load, "takes_sound", False):
-            self._sound = bytearray(len(source))
+        self._sound = self._none_decoded()
 
     def chunk(self, rows: Sequence[Row], out: np.ndarray | None) -> Chunk:
         """Loads rows into ``out``, or into arrays of their own where it is None.
@@ -114,7 +112,8 @@ class RowLoader:
     def _try(self, row: Row) -> tuple[Any, np.random.Generator]:
         """The example, or its error, and the row's randomness."""
         try:
-            example = self._read(row.id) if row.example is None else row.example
+            with self._at(row.id):
+                example = self._read(row.id) if row.example is None else row.example
         except BadExampleError as error:
             example = error
         return example, row_rng(self.seed, row.position)
@@ -125,12 +124,25 @@ class RowLoader:
         try:
             if isinstance(example, BadExampleError):
                 raise example
-            pixels = self._transform(row.id, example["image"], rng)
-            return pixels, int(example["label"]), None
+            with self._at(row.id):
+                pixels = self._transform(row.id, example["image"], rng)
+                return pixels, int(example["label"]), None
         except BadExampleError as error:
             where = self.where(row.id)
             reason = str(error).removeprefix(where).removeprefix(": ")
             return None, 0, BadExample(row.id, where, reason)
+
+    @contextlib.contextmanager
+    def _at(self, id: int) -> Iterator[None]:
+        """What is raised that is no word about the data says at which example."""
+        try:
+            yield
+        except DataError:
+            raise
+        except Exception as error:
+            with contextlib.suppress(Exception):
+                error.add_note(f"while loading {self.where(id)}")
+            raise
 
     def _transform(self, id: int, image: Any, rng: np.random.Generator) -> np.ndarray:
         if self._sound is None or id >= len(self._sound):
@@ -140,6 +152,19 @@ class RowLoader:
         pixels = self.load(image, rng)
         self._sound[id] = 1
         return pixels
+
+    def _none_decoded(self) -> bytearray | None:
+        """Which examples this process has decoded whole without a complaint."""
+        if getattr(self.load, "takes_sound", False):
+            return bytearray(len(self.source))
+        return None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_sound": None}  # a megabyte for a million examples
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._sound = self._none_decoded()
 
     def where(self, id: int) -> str:
         """File and record of an example."""
