@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from tests.data import images
-from vit_jax.data import convert_images, storage
+from vit_jax.data import convert_images, retry
 from vit_jax.data.array_record import Shards
 from vit_jax.data.convert import writing
 from vit_jax.data.errors import BadExampleError, DataError
 from vit_jax.data.prepare import prepare
-from vit_jax.data.storage import failed_call
+from vit_jax.data.retry import failed_call
 from vit_jax.data.tfds import TfdsSource
 
 RECORDS = [np.random.default_rng(n).bytes(200 + n) for n in range(40)]
@@ -163,7 +163,7 @@ def test_kinds_of_failures(text, kind):
 @pytest.mark.parametrize("tolerant", [False, True])
 @pytest.mark.parametrize("failures", [2, 9])
 def test_storage_that_fails_at_the_opening(files, monkeypatch, tolerant, failures):
-    monkeypatch.setattr(storage, "RETRY_AFTER", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(retry, "RETRY_AFTER", (0.01, 0.01, 0.01))
     left = {"failures": failures}
     original = Shards._reader
 

@@ -15,7 +15,7 @@ from sklearn.datasets import load_sample_images
 
 from tests.data import sources
 from tests.data.test_pipeline import over
-from vit_jax.data import augment, pipeline, rows, storage
+from vit_jax.data import augment, pipeline, retry, rows
 from vit_jax.data import workers as workers_module
 from vit_jax.data.errors import BadExampleError, DataError
 
@@ -274,7 +274,7 @@ def test_evaluation_leaves_bad_examples_out(make_loader, devices):
 
 
 def test_storage_that_comes_back_is_read_again(make_loader, monkeypatch):
-    monkeypatch.setattr(storage, "RETRY_AFTER", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(retry, "RETRY_AFTER", (0.01, 0.01, 0.01))
     source = sources.Flaky(50)
     source.failures = 3
     loader = make_loader(source, threads=1, bad="skip")

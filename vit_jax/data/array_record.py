@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from vit_jax.data.errors import BadExampleError, DataError
-from vit_jax.data.storage import LASTING, failed_call, patiently
+from vit_jax.data.retry import LASTING, failed_call, patiently
 
 OPEN_THREADS = 32
 

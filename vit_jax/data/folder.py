@@ -23,7 +23,7 @@ from etils import epath
 from vit_jax.data.array_record import first_line
 from vit_jax.data.errors import BadExampleError, DataError
 from vit_jax.data.facts import DatasetFacts, split_ranges
-from vit_jax.data.storage import LASTING
+from vit_jax.data.retry import LASTING
 from vit_jax.data.tfds import check_reachable
 
 SUFFIXES = (

@@ -12,7 +12,7 @@ import numpy as np
 
 from vit_jax.data.errors import BadExampleError, DataError
 from vit_jax.data.order import row_rng
-from vit_jax.data.storage import patiently
+from vit_jax.data.retry import patiently
 
 Transform = Callable[[Any, np.random.Generator], np.ndarray]
 
