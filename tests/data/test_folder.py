@@ -206,6 +206,17 @@ def test_what_is_wrong_with_a_folder(tmp_path):
     assert "malformed" in refused(tmp_path / "good", "train[")
 
 
+def test_splits_that_no_expression_can_name(tmp_path):
+    images.write_folder(tmp_path, {"train/a": 2, "val (old)/a": 1})
+    with pytest.raises(DataError) as error:
+        folder.describe(str(tmp_path))
+    text = images.one_line(error)
+    assert "'val (old)' cannot be the name of a split" in text and "rename" in text
+    (tmp_path / "val (old)").rename(tmp_path / "val-old.1")
+    facts = folder.describe(str(tmp_path))
+    assert len(FolderSource(str(tmp_path), "val-old.1")) == facts.splits["val-old.1"]
+
+
 def test_a_remote_folder_asks_nothing_about_single_files(flowers, monkeypatch):
     """As of a bucket, where each question is a request."""
     root, _ = flowers

@@ -12,6 +12,7 @@ change under a run that will resume.
 
 import dataclasses
 import os
+import re
 import zlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from vit_jax.data.array_record import first_line
 from vit_jax.data.errors import BadExampleError, DataError
 from vit_jax.data.facts import DatasetFacts, split_ranges
 from vit_jax.data.retry import LASTING
+from vit_jax.data.split import NAME
 from vit_jax.data.tfds import check_reachable
 
 SUFFIXES = (
@@ -87,7 +89,7 @@ def list_folder(path: str) -> Folder:
     itself, and classes otherwise.
 
     Raises:
-      DataError: it does not exist, or holds no image.
+      DataError: it does not exist, holds no image, or a split has an impossible name.
     """
     path = _resolve(path)
     children = _folders(path)
@@ -106,6 +108,12 @@ def list_folder(path: str) -> Folder:
     if path in _SEEN and _SEEN[path][0] == stamp and "://" not in path:
         return _SEEN[path][1]
     found = {name: _list_split(roots[name], splits[name]) for name in order}
+    for name, files in found.items():
+        if any(files.values()) and not re.fullmatch(NAME, name):
+            raise DataError(
+                f"folder {path}: {name!r} cannot be the name of a split, which is of "
+                "letters, digits, '.', '_' and '-'; rename that folder, or move it away"
+            )
     used = {name for files in found.values() for name, names in files.items() if names}
     if not used:
         raise DataError(
