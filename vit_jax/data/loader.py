@@ -13,9 +13,10 @@ from vit_jax.data.errors import BadExampleError, DataError
 from vit_jax.data.order import (
     draws_per_step,
     epoch_order,
-    example_ids,
+    ids_at,
     last_epoch,
     replacement_rng,
+    step_positions,
 )
 from vit_jax.data.rows import BadExample, Row, RowLoader, Transform
 from vit_jax.data.threads import Threads
@@ -26,11 +27,7 @@ _TRIES = 100  # others in the place of one damaged example
 
 @runtime_checkable
 class Source(Protocol):
-    """Random access to examples: ``{"image": bytes or uint8 array, "label": int}``.
-
-    One that decides itself which ids a run takes has ``order(positions, *, seed,
-    shuffle)`` besides: ids of the examples at positions of the run.
-    """
+    """Random access to examples: ``{"image": bytes or uint8 array, "label": int}``."""
 
     def __len__(self) -> int: ...
 
@@ -38,6 +35,15 @@ class Source(Protocol):
 
     def where(self, index: int) -> str:
         """File and record of an example, for messages."""
+        ...
+
+
+@runtime_checkable
+class OrderedSource(Source, Protocol):
+    """One that decides itself which ids a run takes."""
+
+    def order(self, positions: np.ndarray, *, seed: int, shuffle: bool) -> np.ndarray:
+        """Ids of the examples at positions of the run."""
         ...
 
 
@@ -106,7 +112,7 @@ class Loader:
         draws_per_step(batch_size, repeats)
         self.source, self.sharding = source, sharding
         self.batch_size, self.seed, self.repeats = batch_size, seed, repeats
-        self.streams = hasattr(source, "stream")
+        self.streams = isinstance(source, StreamSource)
         if self.streams and bad == "skip":
             raise DataError(
                 "data.bad 'skip' needs random access, which a stream has not; "
@@ -128,20 +134,16 @@ class Loader:
 
     def ids(self, step: int, *, shuffle: bool) -> np.ndarray:
         """Ids of the examples of a training step, before any is replaced."""
-        order = getattr(self.source, "order", None)
-        if order is None:
-            return example_ids(
-                step,
-                seed=self.seed,
-                batch_size=self.batch_size,
-                num_examples=len(self.source),
-                shuffle=shuffle,
-                repeats=self.repeats,
-            )
-        draws = draws_per_step(self.batch_size, self.repeats)
-        positions = np.arange(step * draws, (step + 1) * draws)
-        ids = order(positions, seed=self.seed, shuffle=shuffle)
-        return np.tile(ids, self.repeats)
+        positions = step_positions(step, self.batch_size, self.repeats)
+        return np.tile(self.ids_at(positions, shuffle=shuffle), self.repeats)
+
+    def ids_at(self, positions: np.ndarray, *, shuffle: bool) -> np.ndarray:
+        """Ids of the examples at positions of the run, in the source's own order."""
+        if isinstance(self.source, OrderedSource):
+            return self.source.order(positions, seed=self.seed, shuffle=shuffle)
+        return ids_at(
+            positions, seed=self.seed, num_examples=len(self.source), shuffle=shuffle
+        )
 
     def batch(
         self,
@@ -246,11 +248,9 @@ class Loader:
     def _replacement(self, row: Row) -> tuple[np.ndarray, int]:
         """Pixels and label of what takes the place of a damaged example."""
         rng = replacement_rng(self.seed, row.position)
-        order = getattr(self.source, "order", None)
         for _ in range(_TRIES):
-            id = int(rng.integers(len(self.source)))
-            if order is not None:
-                id = int(order(np.asarray([id]), seed=self.seed, shuffle=False)[0])
+            drawn = rng.integers(len(self.source), size=1)
+            id = int(self.ids_at(drawn, shuffle=False)[0])
             pixels, label, bad = self._rows.row(Row(id, row.position))
             if pixels is not None:
                 return pixels, label
@@ -289,7 +289,7 @@ class Loader:
 
     def order_ahead(self, step: int) -> None:
         """Draws the next epoch's order in the background, at an epoch's first step."""
-        if self.streams or hasattr(self.source, "order"):
+        if self.streams or isinstance(self.source, OrderedSource):
             return
         epoch = functools.partial(
             last_epoch,

@@ -46,16 +46,33 @@ def example_ids(
     Raises:
       ValueError: ``repeats`` does not divide ``batch_size``.
     """
-    draws = draws_per_step(batch_size, repeats)
-    positions = np.arange(step * draws, (step + 1) * draws)
+    positions = step_positions(step, batch_size, repeats)
+    ids = ids_at(positions, seed=seed, num_examples=num_examples, shuffle=shuffle)
+    return np.tile(ids, repeats)
+
+
+def ids_at(
+    positions: np.ndarray, *, seed: int, num_examples: int, shuffle: bool
+) -> np.ndarray:
+    """Ids of the examples at positions of a run, int64."""
     epochs, offsets = np.divmod(positions, num_examples)
     if not shuffle:
-        return np.tile(offsets, repeats)
-    ids = np.empty(draws, np.int64)
+        return offsets
+    ids = np.empty(len(positions), np.int64)
     for epoch in np.unique(epochs):
         here = epochs == epoch
         ids[here] = epoch_order(seed, int(epoch), num_examples)[offsets[here]]
-    return np.tile(ids, repeats)
+    return ids
+
+
+def step_positions(step: int, batch_size: int, repeats: int) -> np.ndarray:
+    """Positions of a run that step ``step`` draws, each for ``repeats`` rows.
+
+    Raises:
+      ValueError: as `example_ids`.
+    """
+    draws = draws_per_step(batch_size, repeats)
+    return np.arange(step * draws, (step + 1) * draws)
 
 
 def draws_per_step(batch_size: int, repeats: int) -> int:

@@ -63,15 +63,12 @@ def eval_batches(loader: Loader, *, depth: int = 2) -> Generator[dict[str, jax.A
     stopped = threading.Event()
     size, total = loader.batch_size, len(loader.source)
     read = _reader(loader, 0, size, shuffle=False, total=total)
-    order = getattr(loader.source, "order", None)
 
     def make(number: int) -> dict[str, jax.Array]:
         positions = np.arange(number * size, (number + 1) * size)
         examples = None
         if read is None:
-            ids = np.minimum(positions, total - 1)
-            if order is not None:
-                ids = order(ids, seed=loader.seed, shuffle=False)
+            ids = loader.ids_at(np.minimum(positions, total - 1), shuffle=False)
         else:
             ids, examples = read()
         return loader.masked_batch(
@@ -89,9 +86,9 @@ def _reader(
     Every process reads the whole stream and decodes its own rows. After ``total``
     examples the last is repeated.
     """
-    source = loader.source
-    if not isinstance(source, StreamSource):
+    if not loader.streams:
         return None
+    source: Any = loader.source
     stream: Iterator[tuple[int, dict[str, Any]]] | None = None
     taken: list[tuple[int, dict[str, Any]]] = []
     left = total
