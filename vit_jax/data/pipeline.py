@@ -5,7 +5,7 @@ by asking for the next one. Each process loads the rows that its devices hold.
 """
 
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -89,7 +89,7 @@ def _reader(
     if not loader.streams:
         return None
     source: Any = loader.source
-    stream: Iterator[tuple[int, dict[str, Any]]] | None = None
+    stream: Any = None
     taken: list[tuple[int, dict[str, Any]]] = []
     left = total
 
