@@ -216,6 +216,26 @@ def test_a_data_set_without_one_shard(photos):
             assert source[index] == expected[index]
 
 
+def test_storage_that_fails_as_the_features_are_looked_at(photos, monkeypatch):
+    monkeypatch.setattr(retry, "RETRY_AFTER", (0.01, 0.01, 0.01))
+    original = TfdsSource._read
+    for failures in (2, 4):
+        left = {"failures": failures}
+
+        def read(self, index, left=left):
+            if left["failures"]:
+                left["failures"] -= 1
+                raise OSError(5, "Input/output error")
+            return original(self, index)
+
+        monkeypatch.setattr(TfdsSource, "_read", read)
+        if failures == 2:
+            assert len(TfdsSource(name="few", split="train", dir=photos[0])) == 20
+        else:  # and not: the features are others
+            with pytest.raises(DataError, match=r"storage .* 4 tries: .*Input/output"):
+                TfdsSource(name="few", split="train", dir=photos[0])
+
+
 def test_a_record_that_is_no_example(photos):
     root, facts = photos
     name = facts.shards["train"][0]

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.data import images
 from vit_jax import cli
-from vit_jax.data import convert, convert_images, tfds
+from vit_jax.data import convert, convert_images, retry, tfds
 from vit_jax.data.errors import DataError
 from vit_jax.data.folder import FolderSource
 from vit_jax.data.prepare import prepare
@@ -347,7 +347,7 @@ def test_mistakes_on_the_command_line(tmp_path, monkeypatch, capsys, arguments, 
     images.write_folder(tmp_path / "x", {"a": 1})
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "sets"))
-    monkeypatch.setattr(tfds.socket, "create_connection", no_route)
+    monkeypatch.setattr(retry.socket, "create_connection", no_route)
     for variable in ("https_proxy", "HTTPS_PROXY", "STORAGE_EMULATOR_HOST"):
         monkeypatch.delenv(variable, raising=False)
     assert cli.main(["prepare", *arguments]) == 2

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_jax.data import tfds as module
+from vit_jax.data import retry
 from vit_jax.data.errors import DataError
 from vit_jax.data.facts import split_size
 from vit_jax.data.prepare import prepare
@@ -136,7 +136,7 @@ def test_bucket_that_cannot_be_reached(monkeypatch):
 
     for variable in ("https_proxy", "HTTPS_PROXY", "STORAGE_EMULATOR_HOST"):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(module.socket, "create_connection", refuse)
+    monkeypatch.setattr(retry.socket, "create_connection", refuse)
     with pytest.raises(DataError) as error:
         describe("digits", dir="gs://bucket/data")
     assert "cannot be reached" in message(error)

@@ -18,8 +18,8 @@ import numpy as np
 from etils import epath
 
 from vit_jax.data.errors import DataError
-from vit_jax.data.facts import DatasetFacts, split_ranges
-from vit_jax.data.tfds import check_reachable
+from vit_jax.data.facts import DatasetFacts, checksum, split_ranges
+from vit_jax.data.retry import check_reachable
 
 TEST_EVERY = 5  # of digits: the examples 0, 5, 10, ... are held out
 ALLOWED = (
@@ -178,7 +178,8 @@ def describe(text: str) -> DatasetFacts:
         headers = _headers(path, file)
         names = file["class_names"] if "class_names" in file.files else None
         labels = {split: file[label] for split, (_, label) in _keys(path, file).items()}
-        fingerprint = _fingerprint(file.zip)
+        # Of what is in the arrays the archive keeps checksums.
+        members = sorted((each.filename, each.CRC) for each in file.zip.infolist())
     if names is not None and (names.ndim != 1 or names.dtype.kind != "U"):
         raise DataError(f"arrays:{text}: class_names must be one row of strings")
     num_classes = None if names is None else len(names)
@@ -192,7 +193,7 @@ def describe(text: str) -> DatasetFacts:
         {split: len(label) for split, label in labels.items()},
         num_classes or most,
         None if names is None else tuple(map(str, names)),
-        fingerprint,
+        checksum(members),
     )
 
 
@@ -215,12 +216,6 @@ def _facts(
         features=("image", "label"),
         fingerprint=fingerprint,
     )
-
-
-def _fingerprint(archive: zipfile.ZipFile) -> str:
-    """Changes with what is in the arrays, of which the archive keeps checksums."""
-    members = sorted((member.filename, member.CRC) for member in archive.infolist())
-    return f"{zlib.crc32(repr(members).encode()):08x}"
 
 
 @functools.cache

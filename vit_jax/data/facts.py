@@ -1,6 +1,8 @@
 """What a data set says of itself, and what a split expression means in it."""
 
 import dataclasses
+import json
+import zlib
 from collections.abc import Callable, Mapping
 
 from vit_jax.data.errors import BadExampleError, DataError
@@ -33,6 +35,11 @@ class DatasetFacts:
             "splits": dict(self.splits),
             "fingerprint": self.fingerprint,
         }
+
+
+def checksum(content: object) -> str:
+    """Of what a data set says of itself, for `DatasetFacts.fingerprint`."""
+    return f"{zlib.crc32(json.dumps(content).encode()):08x}"
 
 
 def split_size(facts: DatasetFacts, split: str) -> int:

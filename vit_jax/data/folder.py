@@ -24,9 +24,8 @@ from etils import epath
 from vit_jax.data.array_record import first_line
 from vit_jax.data.errors import BadExampleError, DataError
 from vit_jax.data.facts import DatasetFacts, split_ranges
-from vit_jax.data.retry import LASTING
+from vit_jax.data.retry import LASTING, check_reachable
 from vit_jax.data.split import NAME
-from vit_jax.data.tfds import check_reachable
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),

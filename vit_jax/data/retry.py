@@ -3,9 +3,12 @@
 import errno
 import os
 import re
+import socket
 import time
 from collections.abc import Callable
 from typing import TypeVar
+
+from etils import epath
 
 from vit_jax.data.errors import DataError
 
@@ -16,6 +19,21 @@ RETRY_AFTER = (0.5, 2.0, 5.0)  # seconds
 LASTING = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 _NUMBERS = {os.strerror(number): number for number in errno.errorcode}
+
+
+def check_reachable(root: epath.Path) -> None:
+    """Without a network, a bucket takes long to look into and then seems empty."""
+    host = "storage.googleapis.com"
+    proxies = ("https_proxy", "HTTPS_PROXY", "STORAGE_EMULATOR_HOST")
+    if not os.fspath(root).startswith("gs://") or any(map(os.environ.get, proxies)):
+        return
+    try:
+        socket.create_connection((host, 443), timeout=3).close()
+    except OSError as error:
+        raise DataError(
+            f"data directory {os.fspath(root)}: {host} cannot be reached ({error}); "
+            "check the network, or set data.dir to a local directory"
+        ) from error
 
 
 def patiently(read: Callable[[], Result], where: Callable[[], str]) -> Result:

@@ -5,7 +5,7 @@ This is what threads and worker processes run; it imports no JAX.
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -112,10 +112,12 @@ class RowLoader:
     def _try(self, row: Row) -> tuple[Any, np.random.Generator]:
         """The example, or its error, and the row's randomness."""
         try:
-            with self._at(row.id):
-                example = self._read(row.id) if row.example is None else row.example
+            example = self._read(row.id) if row.example is None else row.example
         except BadExampleError as error:
             example = error
+        except Exception as error:
+            self._say_where(error, row.id)
+            raise
         return example, row_rng(self.seed, row.position)
 
     def _decode(
@@ -124,25 +126,21 @@ class RowLoader:
         try:
             if isinstance(example, BadExampleError):
                 raise example
-            with self._at(row.id):
-                pixels = self._transform(row.id, example["image"], rng)
-                return pixels, int(example["label"]), None
+            pixels = self._transform(row.id, example["image"], rng)
+            return pixels, int(example["label"]), None
         except BadExampleError as error:
             where = self.where(row.id)
             reason = str(error).removeprefix(where).removeprefix(": ")
             return None, 0, BadExample(row.id, where, reason)
-
-    @contextlib.contextmanager
-    def _at(self, id: int) -> Iterator[None]:
-        """What is raised that is no word about the data says at which example."""
-        try:
-            yield
-        except DataError:
-            raise
         except Exception as error:
+            self._say_where(error, row.id)
+            raise
+
+    def _say_where(self, error: Exception, id: int) -> None:
+        """Tells an error that is no word about the data at which example it came."""
+        if not isinstance(error, DataError):
             with contextlib.suppress(Exception):
                 error.add_note(f"while loading {self.where(id)}")
-            raise
 
     def _transform(self, id: int, image: Any, rng: np.random.Generator) -> np.ndarray:
         if self._sound is None or id >= len(self._sound):

@@ -4,11 +4,10 @@ What a data set holds is read from its own JSON files; records are parsed with t
 Example protobuf that TFDS ships, and only the image bytes and the label are taken.
 """
 
+import functools
 import json
 import os
 import re
-import socket
-import zlib
 from typing import Any
 
 from etils import epath
@@ -22,7 +21,14 @@ from vit_jax.data.catalogue import (
     unknown_name,
 )
 from vit_jax.data.errors import BadExampleError, DataError
-from vit_jax.data.facts import DatasetFacts, check_features, check_label, split_ranges
+from vit_jax.data.facts import (
+    DatasetFacts,
+    check_features,
+    check_label,
+    checksum,
+    split_ranges,
+)
+from vit_jax.data.retry import check_reachable, patiently
 
 
 def data_root(dir: str | None = None) -> epath.Path:
@@ -39,21 +45,6 @@ def _versions(folder: epath.Path) -> list[str]:
         return []
     found = [child.name for child in folder.iterdir() if is_version(child)]
     return sorted(found, key=lambda text: tuple(map(int, text.split("."))))
-
-
-def check_reachable(root: epath.Path) -> None:
-    """Without a network, a bucket takes long to look into and then seems empty."""
-    host = "storage.googleapis.com"
-    proxies = ("https_proxy", "HTTPS_PROXY", "STORAGE_EMULATOR_HOST")
-    if not os.fspath(root).startswith("gs://") or any(map(os.environ.get, proxies)):
-        return
-    try:
-        socket.create_connection((host, 443), timeout=3).close()
-    except OSError as error:
-        raise DataError(
-            f"data directory {os.fspath(root)}: {host} cannot be reached ({error}); "
-            "check the network, or set data.dir to a local directory"
-        ) from error
 
 
 def _find(name: str, dir: str | None) -> epath.Path:
@@ -189,14 +180,9 @@ def describe_any(
         class_names=class_names,
         features=tuple(features),
         shard_lengths=lengths,
-        fingerprint=_fingerprint(info["version"], lengths),
+        # The lengths decide which example has which number.
+        fingerprint=checksum([info["version"], sorted(lengths.items())]),
     )
-
-
-def _fingerprint(version: str, lengths: dict[str, tuple[int, ...]]) -> str:
-    """Changes with the version, and with which example has which number."""
-    text = json.dumps([version, sorted(lengths.items())])
-    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def parse_record(record: bytes, image_key: str, label_key: str) -> dict[str, Any]:
@@ -266,10 +252,13 @@ class TfdsSource:
         """
         misfit: Exception | None = None
         for index in range(min(self._length, 8)):
+            read = functools.partial(self._read, index)
             try:
-                self._parse(self._read(index))
+                record = patiently(read, functools.partial(self.where, index))
             except BadExampleError:
                 continue  # told where it is read for training
+            try:
+                self._parse(record)
             except Exception as error:  # protobuf's own kinds, too
                 misfit = error
             else:
