@@ -53,10 +53,6 @@ class Run:
     done: frozenset[str]  # names of results that the log has at ``start``
     saved: int  # the newest saved step
 
-    def take_bad(self) -> list[Any]:
-        """Damaged examples that others took the place of, since the last call."""
-        return self.loader.take_bad() if self.loader is not None else []
-
     def ids_checksum(self, step: int) -> int | None:
         """A number that says whether two runs drew the same examples at a step."""
         if self.pending.example_ids is None:
@@ -132,9 +128,12 @@ def open_run(
     life.goodput.add(earlier_attempts(rows, start))
     rows = [row for row in rows if row["step"] <= start]
     here = {name: v for row in rows if row["step"] == start for name, v in row.items()}
+    before = start * config.train.batch_size
+    bad_examples = BadExampleLog(folder, jax.process_index(), before=before)
     loader = setup.build_loader(config, parts.mesh) if start < steps.total else None
     if loader is not None:
         stack.callback(loader.close)
+        loader.know_bad(bad_examples.training)
     evaluations = Evaluations(
         config,
         parts,
@@ -167,7 +166,7 @@ def open_run(
             example_ids=ids_of(config, loader),
         ),
         spikes=Spikes(**config.train.rollback, rows=rows),
-        bad_examples=BadExampleLog(folder, jax.process_index()),
+        bad_examples=bad_examples,
         known=known | {name: here[name] for name in known.keys() & here.keys()},
         done=frozenset(here),
         saved=start,

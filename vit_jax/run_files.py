@@ -1,8 +1,8 @@
 """What a run keeps in its work directory beside checkpoints and metrics."""
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from vit_jax import storage
 from vit_jax.config import ConfigError, diff, snapshot, unsafe_changes
 from vit_jax.data.facts import DatasetFacts
+from vit_jax.data.rows import BadExample
 
 
 def save_config(
@@ -66,22 +67,42 @@ def save_config(
 
 
 class BadExampleLog:
-    """Appends the damaged examples that were skipped to ``bad_examples.jsonl``."""
+    """The damaged examples of a run, in ``bad_examples.jsonl``, a line each.
 
-    def __init__(self, workdir: epath.Path, process: int):
+    Args:
+      workdir: of the run.
+      process: each has a file of its own, with what it met itself.
+      before: position in the run where it is resumed; later ones will be met again.
+    """
+
+    def __init__(self, workdir: epath.Path, process: int, *, before: int = 0):
         name = "bad_examples" + (f"-{process}" if process else "") + ".jsonl"
         self._path = workdir / name
-        self.count = 0
-
-    def write(self, examples: Iterable[Any]) -> int:
-        """Writes those just met; returns how many."""
-        rows = [
-            json.dumps({"id": one.id, "where": one.where, "reason": one.reason})
-            for one in examples
+        rows = []
+        with contextlib.suppress(FileNotFoundError):
+            rows = [json.loads(line) for line in self._path.read_text().splitlines()]
+        self._rows = [
+            row for row in rows if "evaluation" in row or row["position"] < before
         ]
-        self.count += len(rows)
-        if rows:
-            known = self._path.read_text() if self._path.exists() else ""
-            fresh = [row for row in rows if row not in known.splitlines()]
-            storage.write_text(self._path, known + "".join(f"{row}\n" for row in fresh))
-        return len(rows)
+
+    @property
+    def training(self) -> list[BadExample]:
+        """Those that others took the place of."""
+        return [BadExample(**row) for row in self._rows if "evaluation" not in row]
+
+    def write(self, examples: Iterable[BadExample], *, evaluation: str = "") -> int:
+        """Adds those just met; returns how many are new.
+
+        Args:
+          examples: may be listed already.
+          evaluation: that left them out; training had others in their place.
+        """
+        about = {"evaluation": evaluation} if evaluation else {}
+        rows = [about | one._asdict() for one in examples]
+        new = [row for row in rows if row not in self._rows]
+        if new:
+            self._rows += new
+            text = "".join(f"{json.dumps(row)}\n" for row in self._rows)
+            with contextlib.suppress(OSError):  # a full disk; tried again with the next
+                storage.write_text(self._path, text)
+        return len(new)

@@ -209,6 +209,7 @@ def run_loop(run: Run, state: Any) -> None:
             run.checkpoints.wait(verified=False)  # the next start verifies it
         raise Interrupted(run.life.stop.signal, step) from None
     except DataError:  # no fault of the state: nothing done so far is lost
+        list_bad(run, None)
         if step > run.saved and jax.process_count() == 1:
             take(run)
             save(run, step, state, [])
@@ -225,6 +226,9 @@ def evaluate(run: Run, step: int, state: Any) -> list[str]:
     with run.life.during("eval"), run.rates.pause():
         for name in measured:
             run.known = run.known | run.evaluations.run(name, state)
+            bad = run.evaluations.take_bad(name)
+            if new := run.bad_examples.write(bad, evaluation=name):
+                run.progress.say(f"{new} damaged examples are left out of {name}")
             run.writer.write_scalars(step, of(name, run.known))
     return measured
 
@@ -233,6 +237,7 @@ def save(run: Run, step: int, state: Any, measured: list[str]) -> None:
     """Starts a save; the copy off the devices is waited for."""
     take(run)
     with run.life.during("save"), run.rates.pause():
+        list_bad(run, step)
         run.writer.flush()  # first: a checkpoint is never ahead of the log
         best = run.config.checkpoint.best.rpartition("/")[0].removesuffix("_ema")
         run.checkpoints.save(step, state, run.known, measured=best in measured)
@@ -284,14 +289,25 @@ def log(run: Run, step: int, state: Any) -> Any:
     checksum = run.ids_checksum(step) if run.config.log.example_ids else None
     if checksum is not None:
         scalars["data/example_ids"] = float(checksum)
-    if bad := run.bad_examples.write(run.take_bad()):
-        run.progress.say(f"{bad} damaged examples were replaced")
-    if run.bad_examples.count:
-        scalars["data/bad_examples"] = float(run.bad_examples.count)
+    if bad := list_bad(run, step + 1):
+        scalars["data/bad_examples"] = float(bad)
     run.writer.write_scalars(step + 1, scalars)
     if not run.spikes.spiked(row["loss"]):
         return state
     return roll_back(run, step + 1, state)
+
+
+def list_bad(run: Run, step: int | None) -> int:
+    """Lists the damaged examples of the first ``step`` steps; returns their number.
+
+    None: also those of batches that were only loaded.
+    """
+    if run.loader is None:
+        return 0
+    before = None if step is None else step * run.loader.batch_size
+    if new := run.bad_examples.write(run.loader.take_bad(before)):
+        run.progress.say(f"{new} damaged examples were replaced")
+    return len(run.bad_examples.training)
 
 
 def roll_back(run: Run, step: int, state: Any) -> Any:

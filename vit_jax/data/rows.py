@@ -34,6 +34,7 @@ class BadExample(NamedTuple):
     id: int
     where: str  # file and record
     reason: str
+    position: int = 0  # of the row that met it first
 
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}"
@@ -134,7 +135,7 @@ class RowLoader:
         except BadExampleError as error:
             where = self.where(row.id)
             reason = str(error).removeprefix(where).removeprefix(": ")
-            return None, 0, BadExample(row.id, where, reason)
+            return None, 0, BadExample(row.id, where, reason, row.position)
 
     def _transform(self, id: int, image: Any, rng: np.random.Generator) -> np.ndarray:
         if self._sound is None or id >= len(self._sound):

@@ -10,6 +10,7 @@ import optax
 
 from vit_jax.data.mixing import normalize
 from vit_jax.data.pipeline import Loader, eval_batches
+from vit_jax.data.rows import BadExample
 from vit_jax.objectives.base import merge
 
 
@@ -71,6 +72,10 @@ class Classification:
             "loss": sums["loss"] / sums["examples"],
             "examples": sums["examples"],
         }
+
+    def take_bad(self) -> list[BadExample]:
+        """Damaged examples that were left out, since the last call."""
+        return self.loader.take_bad()
 
     def close(self) -> None:
         """Ends the loader's threads."""
