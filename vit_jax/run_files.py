@@ -2,7 +2,8 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -42,7 +43,7 @@ def save_config(
     path = workdir / "config.json"
     new = snapshot(config) | {"data": facts.identity()}
     if path.exists():
-        old = json.loads(path.read_text())
+        old = read_config(path)
         changed = diff(old.get("data", new["data"]), new["data"])
         changed = [f"the data set itself: {line}" for line in changed]
         unsafe = unsafe_changes(old["config"], new["config"]) + changed
@@ -64,6 +65,38 @@ def save_config(
             names = "\n".join(facts.class_names)
             (workdir / "classes.txt").write_text(f"{names}\n")
         storage.write_text(path, json.dumps(new, indent=2))
+
+
+def read_config(path: epath.Path) -> dict[str, Any]:
+    """What ``config.json`` holds.
+
+    Raises:
+      ConfigError: it cannot be read.
+    """
+    try:
+        saved = json.loads(path.read_text())
+        if isinstance(saved, dict) and isinstance(saved.get("config"), dict):
+            return saved
+        reason = "it is no config of a run"
+    except (OSError, ValueError) as error:
+        reason = str(error)
+    raise ConfigError(
+        [f"{path} cannot be read ({reason}); restore it, or use another --workdir"]
+    )
+
+
+def note_goodput(workdir: epath.Path, step: int, row: Mapping[str, float]) -> None:
+    """Keeps where the time went up to a step, for an attempt that logs nothing more."""
+    with contextlib.suppress(OSError):  # a full disk: the log has it, too
+        text = json.dumps({"step": step, **row})
+        storage.write_text(workdir / "goodput.json", text)
+
+
+def noted_goodput(workdir: epath.Path) -> dict[str, Any]:
+    """What `note_goodput` kept last, if anything."""
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads((workdir / "goodput.json").read_text())
+    return {}
 
 
 class BadExampleLog:

@@ -63,6 +63,7 @@ class Keeper:
                 f"checkpoints in {self._folder.path} could not be looked after: "
                 f"{first_line(error)}; {self._folder.newest_good()}"
             )
+            self.error.__cause__ = error
 
     def _read_back(self, step: int) -> bool:
         """Verifies a step; whether to go on with the next."""

@@ -145,16 +145,19 @@ class Checkpoints:
 
     # Restoring
 
-    def restore_latest(self, abstract: Any) -> tuple[int, Any, dict[str, float]] | None:
+    def restore_latest(
+        self, abstract: Any, *, every: int = 1
+    ) -> tuple[int, Any, dict[str, float]] | None:
         """The newest step that is right: step, state and evaluations.
 
         Damaged steps are set aside in ``quarantine/`` with one message each.
 
         Args:
           abstract: the state's shapes and dtypes, with the shardings to restore into.
+          every: only steps that this divides.
 
         Returns:
-          None where nothing was ever saved.
+          None where nothing was ever saved, or no such step is there.
 
         Raises:
           CheckpointError: no step is left that is right, or what is wrong is not the
@@ -163,6 +166,8 @@ class Checkpoints:
         self._settle()
         tried = []
         for step in agree.steps(self._folder.steps):
+            if step % every:
+                continue
             try:
                 state, meta = self._load(step, abstract)
             except DamageError as damage:

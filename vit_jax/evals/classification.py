@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vit_jax.data.errors import DataError
 from vit_jax.data.mixing import normalize
 from vit_jax.data.pipeline import Loader, eval_batches
 from vit_jax.data.rows import BadExample
@@ -67,6 +68,8 @@ class Classification:
         sums = jax.tree.map(
             lambda *parts: sum(map(float, parts)), *jax.device_get(counts)
         )
+        if not sums["examples"]:
+            raise DataError("not one example of the evaluation's split is good")
         return {
             "accuracy": sums["correct"] / sums["examples"],
             "loss": sums["loss"] / sums["examples"],
