@@ -146,6 +146,8 @@ class Peers:
             if self.process_id == 0 and time.monotonic() > deadline:
                 return
             time.sleep(0.2)
+        if self.process_id == 0:
+            time.sleep(1.0)  # in which they read that it is done, and leave
 
     def releases(self, release: Callable[[], object]) -> None:
         """What to call before leaving: frees the work directory."""
