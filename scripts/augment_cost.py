@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from vit_jax.data.augment import CROPS
+from vit_jax.data.crops import CROPS
 from vit_jax.data.policies import POLICIES, color_jitter
 
 REPEATS = 5

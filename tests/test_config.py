@@ -387,6 +387,22 @@ def test_a_good_config_has_no_problems():
         ("data.augment.repeats=3", "repeats 3 does not divide train.batch_size"),
         ("data.augment.views=0", "data.augment.views must be at least 1"),
         ("data.augment.views=2", "objective 'supervised' takes one view"),
+        ("data.threads=-1", "data.threads must be finite and not negative, got -1"),
+        ("data.workers=-1", "data.workers must be finite and not negative, got -1"),
+        ("data.max_bad=-1", "data.max_bad must be finite and not negative, got -1"),
+        ("data.max_pixels=0", "data.max_pixels must be at least 1, got 0"),
+        ("evals.val.resize=-1", "evals.val.resize must be finite and not negative"),
+        ("seed=-1", "seed must be in 0..4294967295 (32 bits), got -1"),
+        (f"seed={1 << 32}", "seed must be in 0..4294967295 (32 bits), got 42949"),
+        (f"seed={1 << 64}", "seed must be in 0..4294967295 (32 bits), got 18446"),
+        ("train.max_nonfinite=0", "train.max_nonfinite must be at least 1, got 0"),
+        ("train.rollback.factor=-1", "train.rollback.factor must be finite and not"),
+        ("train.rollback.factor=nan", "train.rollback.factor must be finite and not"),
+        ("train.rollback.window=0", "train.rollback.window must be at least 1, got"),
+        ("train.rollback.max=-1", "train.rollback.max must be finite and not neg"),
+        ("train.watchdog.seconds=-1", "train.watchdog.seconds must be finite and"),
+        ("train.watchdog.factor=inf", "train.watchdog.factor must be finite and no"),
+        ("train.watchdog.compile_seconds=nan", "watchdog.compile_seconds must be f"),
         ("data.mean=(0.5,0.5)", "data.mean has 2 values"),
         ("data.std=0", "data.std must be positive numbers"),
         ("data.mean=gray", "data.mean must be numbers"),
@@ -425,7 +441,11 @@ def test_check_reports_all_at_once():
 
 @pytest.mark.parametrize(
     "override",
-    ["mesh.fsdp=2", "mesh.tensor=8", "checkpoint.best=", "model.image_size=8"],
+    [
+        *("mesh.fsdp=2", "mesh.tensor=8", "checkpoint.best=", "model.image_size=8"),
+        *(f"seed={(1 << 32) - 1}", "data.max_bad=0", "evals.val.resize=0"),
+        *("train.rollback.max=0", "train.watchdog.seconds=0"),
+    ],
 )
 def test_check_passes(override):
     assert check(f"config.{override}") == []

@@ -40,6 +40,13 @@ def check(config: ConfigDict, *, facts: Any, num_devices: int) -> list[str]:
 def _numbers(config: ConfigDict) -> list[str]:
     """Ranges of single fields outside the model's section."""
     train, data = config.train, config.data
+    watchdog = {
+        f"train__watchdog__{key}": train.watchdog[key] for key in train.watchdog
+    }
+    resizes = {
+        f"evals__{name}__resize": section.get("resize")
+        for name, section in config.evals.items()
+    }
     return [
         *outside(
             lambda value: value >= 2,  # one may be damaged after it was verified
@@ -51,7 +58,10 @@ def _numbers(config: ConfigDict) -> list[str]:
             "at least 1",
             train__batch_size=train.batch_size,
             train__accumulate=train.accumulate,
+            train__max_nonfinite=train.max_nonfinite,
+            train__rollback__window=train.rollback.window,
             data__prefetch=data.prefetch,
+            data__max_pixels=data.max_pixels,
             schedule__timescale=config.schedule.timescale,
         ),
         *outside(
@@ -68,7 +78,17 @@ def _numbers(config: ConfigDict) -> list[str]:
             optim__clip_norm=config.optim.get("clip_norm"),
             schedule__final=config.schedule.final,
             data__threads=data.threads,
+            data__workers=data.workers,
             data__cache_mb=data.cache_mb,
+            data__max_bad=data.max_bad,
+            train__rollback__factor=train.rollback.factor,
+            train__rollback__max=train.rollback.max,
+            **watchdog,
+            **resizes,
+        ),
+        *outside(  # of more bits JAX drops the upper ones: two seeds would be one
+            lambda value: 0 <= value < 1 << 32,
+            "in 0..4294967295 (32 bits)",
             seed=config.seed,
         ),
     ]

@@ -6,7 +6,7 @@ import math
 from ml_collections import ConfigDict
 
 from vit_jax.config_check_model import is_size, outside, unknown
-from vit_jax.data import augment, erasing, mixing, policies
+from vit_jax.data import augment, crops, erasing, mixing, policies
 
 
 def check_augmentation(config: ConfigDict) -> list[str]:
@@ -19,7 +19,7 @@ def check_augmentation(config: ConfigDict) -> list[str]:
         *unknown("data.augment.policy", section.policy, policies.POLICIES),
         *unknown("data.augment.mix_per", section.mix_per, mixing.MIX_PER),
         *unknown("data.augment.erase_fill", section.erase_fill, erasing.FILLS),
-        *unknown("data.augment.crop", section.crop, augment.CROPS),
+        *unknown("data.augment.crop", section.crop, crops.CROPS),
     ]
     for name, fits in (
         ("area", len(section.area) == 2),

@@ -80,6 +80,30 @@ class Stream:
             start += 1
 
 
+def fails_on_three(image, rng):
+    """A mistake of the program, not of the data."""
+    if image[0, 0, 0] == 3:
+        raise ZeroDivisionError
+    return image
+
+
+def make_failing():
+    """For `Deferred`: `fails_on_three`."""
+    return fails_on_three
+
+
+def make_failing_strangely():
+    """For `Deferred`: what it raises cannot be sent to another process."""
+
+    class Strange(Exception):
+        pass
+
+    def load(image, rng):
+        raise Strange("it is so")
+
+    return load
+
+
 def augment(image, rng):
     """Keeps the example's number in channel 0 and puts noise into the others."""
     noise = rng.integers(0, 256, image.shape, np.uint8)

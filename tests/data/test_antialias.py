@@ -48,6 +48,21 @@ def test_equals_torchvision(shape, interpolation):
     np.testing.assert_array_equal(actual, expected)
 
 
+@pytest.mark.parametrize("shape", [(2, 60_000), (60_000, 2)])
+def test_an_extremely_long_image_takes_little_memory(shape, monkeypatch):
+    sizes = []
+    original = Image.Image.resize
+
+    def resize(self, size, *arguments):
+        assert size[0] * size[1] < 1_000_000, "would take megabytes"
+        sizes.append(size)
+        return original(self, size, *arguments)
+
+    monkeypatch.setattr(Image.Image, "resize", resize)
+    crop = transform()(np.full((*shape, 3), 77, np.uint8))
+    assert sizes and crop.shape == (24, 24, 3) and np.all(crop == 77)
+
+
 def test_equals_pil_without_a_crop():
     image = photo(60, 81)
     expected = Image.fromarray(image).resize((20, 24), Image.Resampling.BILINEAR)

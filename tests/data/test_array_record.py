@@ -1,5 +1,6 @@
 """Damage in ArrayRecord files: what stops a run, and what one can go on without."""
 
+import os
 import pickle
 import shutil
 
@@ -7,11 +8,12 @@ import numpy as np
 import pytest
 
 from tests.data import images
-from vit_jax.data import convert_images
+from vit_jax.data import convert_images, retry
 from vit_jax.data.array_record import Shards
 from vit_jax.data.convert import writing
 from vit_jax.data.errors import BadExampleError, DataError
 from vit_jax.data.prepare import prepare
+from vit_jax.data.retry import failed_call
 from vit_jax.data.tfds import TfdsSource
 
 RECORDS = [np.random.default_rng(n).bytes(200 + n) for n in range(40)]
@@ -118,6 +120,65 @@ def test_a_file_that_disappears_later(files):
     assert shards[0] == RECORDS[0]
     with pytest.raises(FileNotFoundError, match="shard-2"):  # storage, not damage
         shards[20]
+
+
+def break_storage(path):
+    """Makes the open reader of a file read from a folder instead."""
+    (number,) = (
+        int(name)
+        for name in os.listdir("/proc/self/fd")
+        if os.path.realpath(f"/proc/self/fd/{name}") == str(path)
+    )
+    folder = os.open(path.parent, os.O_RDONLY)
+    os.dup2(folder, number)
+    os.close(folder)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs /proc")
+def test_storage_that_fails_is_no_damage_and_the_file_is_opened_anew(files):
+    shards = opened(files, tolerant=True)
+    break_storage(files[1])
+    assert shards[0] == RECORDS[0]
+    with pytest.raises(IsADirectoryError, match="shard-1"):
+        shards[17]
+    assert shards[17] == RECORDS[17]
+    assert read(shards) == RECORDS
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("pread() failed: Input/output error; reading /x; at byte 4", OSError),
+        ("open() failed: No such file or directory; opening /x", FileNotFoundError),
+        ("pread() failed: Connection timed out; reading /x", TimeoutError),
+        ("pread() failed: something new; reading /x", OSError),
+        ("Corrupted Riegeli/records file: chunk hash mismatch", type(None)),
+        ("ArrayRecord file should be at least 64KB big", type(None)),
+    ],
+)
+def test_kinds_of_failures(text, kind):
+    assert type(failed_call(RuntimeError(text), "/x")) is kind
+
+
+@pytest.mark.parametrize("tolerant", [False, True])
+@pytest.mark.parametrize("failures", [2, 9])
+def test_storage_that_fails_at_the_opening(files, monkeypatch, tolerant, failures):
+    monkeypatch.setattr(retry, "RETRY_AFTER", (0.01, 0.01, 0.01))
+    left = {"failures": failures}
+    original = Shards._reader
+
+    def reader(self, number):
+        if number == 1 and left["failures"]:
+            left["failures"] -= 1
+            raise OSError(5, "Input/output error")
+        return original(self, number)
+
+    monkeypatch.setattr(Shards, "_reader", reader)
+    if failures == 2:
+        assert read(opened(files, tolerant=tolerant)) == RECORDS
+        return
+    with pytest.raises(DataError, match=f"{files[1]}: storage .* 4 tries: .*output"):
+        opened(files, tolerant=tolerant)
 
 
 @pytest.fixture

@@ -110,6 +110,24 @@ def test_what_is_wrong_with_an_npz(tmp_path, content, words):
     assert words in text and path in text
 
 
+def test_the_fingerprint_is_of_the_content(tmp_path):
+    def fingerprint(name, **changes):
+        content = {
+            "image": np.zeros((3, 2, 2), np.uint8),
+            "label": np.arange(3),
+        }
+        np.savez(tmp_path / name, **(content | changes))
+        return arrays.describe(str(tmp_path / name)).fingerprint
+
+    first = fingerprint("a.npz")
+    assert first and fingerprint("b.npz") == first
+    image = np.zeros((3, 2, 2), np.uint8)
+    image[2, 1, 1] = 1
+    assert fingerprint("a.npz", image=image) != first
+    assert fingerprint("a.npz", label=np.array([0, 2, 1])) != first
+    assert arrays.describe("digits").fingerprint == ""
+
+
 def test_splits_of_different_shapes_are_not_added(tmp_path):
     path = save(
         tmp_path / "a.npz",

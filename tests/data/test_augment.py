@@ -7,20 +7,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_jax.data import augment
-from vit_jax.data.augment import (
+from vit_jax.data.augment import eval_transform, train_transform
+from vit_jax.data.crops import (
     CROPS,
     central_crop,
-    decode,
-    eval_transform,
     inception_crop,
+    long_part,
     pad_crop,
     random_crop,
     resize,
     resize_small,
+    sample_box,
     simple_crop,
-    train_transform,
 )
+from vit_jax.data.decode import decode
+from vit_jax.data.errors import BadExampleError
 from vit_jax.data.policies import POLICIES, color_jitter
 
 RED, GREEN, BLUE = (250, 10, 20), (5, 240, 30), (15, 25, 230)
@@ -146,9 +147,8 @@ def test_decode_reports_wrong_channels():
 
 def boxes(height, width, count, area=(0.05, 1.0), ratio=(3 / 4, 4 / 3)):
     rng = np.random.default_rng(1)
-    sample = augment._sample_box
     return np.array(
-        [sample(height, width, rng, area=area, ratio=ratio) for _ in range(count)]
+        [sample_box(height, width, rng, area=area, ratio=ratio) for _ in range(count)]
     )
 
 
@@ -394,6 +394,38 @@ def test_train_transform_applies_the_policy_then_the_jitter():
     np.testing.assert_array_equal(out, expected)
 
 
+def gif_larger_than_its_screen(pixels):
+    """A GIF whose header says 20 x 10; the frame is larger, and so is what PIL gives."""
+    data = bytearray(encode(pixels, "GIF"))
+    data[6:10] = (20).to_bytes(2, "little") + (10).to_bytes(2, "little")
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["gif", "png", "webp", "jpeg"])
+def test_a_second_visit_gives_the_same_pixels(kind):
+    pixels = cv2.resize(noise(12, 15, 3), (150, 120))
+    if kind == "gif":
+        data = gif_larger_than_its_screen(pixels)
+        assert decode(data, channels=3).shape[:2] == (120, 150)
+    else:
+        data = encode(pixels, kind.upper())
+    transform = train(area=(0.05, 0.5))
+    for seed in range(20):
+        first, second = (
+            transform(data, np.random.default_rng(seed), sound=sound)
+            for sound in (False, True)
+        )
+        np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "JPEG", "BMP", "WEBP"])
+def test_a_second_visit_of_a_file_that_is_cut_since(kind):
+    data = encode(noise(40, 30, 3), kind)
+    for size in range(2, 40):
+        with pytest.raises(BadExampleError, match="cannot decode image"):
+            train()(data[:size], np.random.default_rng(0), sound=True)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 def test_views_are_draws_of_the_same_rng(channels, policy):
@@ -451,6 +483,62 @@ def test_eval_transform_resizes_then_crops():
     )
     direct = eval_transform(image_size=(24, 20), channels=3, resize=0)(data)
     np.testing.assert_array_equal(direct, cv2.resize(image, (20, 24)))
+
+
+def long_image(length, axis):
+    """Its colour says how far along it is, from 0 to 1000 of 1001."""
+    ramp = np.arange(length) * 1001 // length
+    pixels = np.stack([ramp // 256, ramp % 256, ramp * 0], -1).astype(np.uint8)
+    image = np.repeat(pixels[None], 2, axis=0)
+    return image if axis else np.ascontiguousarray(image.swapaxes(0, 1))
+
+
+def along(crop):
+    """Where a crop of a `long_image` is, by its middle pixel."""
+    high, low, _ = map(int, crop[crop.shape[0] // 2, crop.shape[1] // 2])
+    return high * 256 + low
+
+
+@pytest.fixture
+def largest(monkeypatch):
+    """The most pixels that a scaled image had."""
+    sizes = [0]
+    original = cv2.resize
+
+    def scaled(image, size, **options):
+        assert size[0] * size[1] < 10_000_000, "would take gigabytes"
+        sizes.append(size[0] * size[1])
+        return original(image, size, **options)
+
+    monkeypatch.setattr(cv2, "resize", scaled)
+    return lambda: max(sizes)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_an_extremely_long_image_takes_little_memory(largest, axis):
+    image = long_image(60_000, axis)
+    data = encode(image, "PNG")
+    assert len(data) < 5000
+    transform = eval_transform(image_size=(224, 224), channels=3, resize=256)
+    crop = transform(data)
+    assert crop.shape == (224, 224, 3)
+    assert along(crop) == 500  # the middle
+    assert 0 < largest() <= 100 * 256 * 256
+    places = []
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        crop = simple_crop(image, rng, image_size=(224, 200), pad=4)
+        assert crop.shape == (224, 200, 3)
+        places.append(along(crop))
+    assert min(places) < 200 and max(places) > 800  # anywhere
+    assert largest() <= 100 * 256 * 256
+
+
+@pytest.mark.parametrize("shape", [(2, 200, 3), (300, 3, 3), (2, 250, 3)])
+def test_a_long_image_that_fits_is_whole(shape):
+    image = noise(*shape)
+    image_size = (1, 125) if shape[1] == 250 else (8, 8)
+    assert long_part(image, image_size) is image
 
 
 def test_eval_transform_reports_a_negative_size():

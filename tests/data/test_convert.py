@@ -56,6 +56,25 @@ def records(tmp_path, monkeypatch):
     return root, other
 
 
+def test_a_split_without_an_image_is_left_out(tmp_path):
+    images.write_folder(tmp_path / "x", {"train/a": 3, "train/b": 2, "val-2/a": 1})
+    (tmp_path / "x" / "test" / "a").mkdir(parents=True)
+    said = []
+    facts = prepare(
+        f"folder:{tmp_path / 'x'}", new_name="few", dir=str(tmp_path), log=said.append
+    )
+    assert facts.splits == {"train": 5, "val-2": 1}
+    assert any(text.endswith("left out, as without an image: test") for text in said)
+    assert len(TfdsSource(name="few", split="val-2", dir=str(tmp_path))) == 1
+
+
+def test_a_split_that_tfds_cannot_name(tmp_path):
+    images.write_folder(tmp_path / "x", {"train/a": 3, "val.v2/a": 1})
+    text = refused(f"folder:{tmp_path / 'x'}", new_name="few", dir=str(tmp_path))
+    assert "'val.v2'; rename that folder" in text
+    assert not (tmp_path / "few").exists()
+
+
 def test_shards(records):
     facts = tfds.describe("few", dir=records[1])
     assert len(facts.shards["train"]) > 3

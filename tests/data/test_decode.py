@@ -154,6 +154,48 @@ def test_header_of_the_rarer_forms(photo):
     assert read_header(b"II*\0") is None
 
 
+@pytest.fixture
+def limit_of_pil(monkeypatch):
+    def to(value):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", value)
+
+    return to
+
+
+@pytest.mark.parametrize("name", ["gif", "tiff", "jp2"])
+@pytest.mark.parametrize("pixels_of_pil", [97 * 61 - 1, 97 * 61 // 3])
+def test_our_limit_decides_and_not_that_of_pil(
+    files, photo, limit_of_pil, name, pixels_of_pil
+):
+    """PIL warns above its limit and raises above twice as much."""
+    data = files.get(name) or encode(photo, "JPEG2000", {"irreversible": False})
+    limit_of_pil(pixels_of_pil)
+    assert decode(data, channels=3, max_pixels=97 * 61).shape == (61, 97, 3)
+    for most in (97 * 61 - 1, 97 * 61 // 3):
+        limit_of_pil(pixels_of_pil)
+        with pytest.raises(BadExampleError, match=r"\(data\.max_pixels\)$"):
+            decode(data, channels=3, max_pixels=most)
+
+
+def test_the_limit_of_pil_is_never_lowered(files, limit_of_pil):
+    for value in (1 << 40, None):
+        limit_of_pil(value)
+        decode(files["tiff"], channels=3)
+        assert value == Image.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.parametrize("name", ["jpeg", "png", "tiff"])
+def test_memory_that_is_used_up_is_no_damage(files, monkeypatch, name):
+    def fails(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(module, "_jpeg", fails)
+    monkeypatch.setattr(module, "_opencv", fails)
+    monkeypatch.setattr(module, "_pil", fails)
+    with pytest.raises(MemoryError):
+        decode(files[name], channels=3)
+
+
 def test_cmyk(photo):
     data = encode(photo.convert("CMYK"), "JPEG", {"quality": 95})
     pixels = decode(data, channels=3)

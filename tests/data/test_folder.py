@@ -122,6 +122,54 @@ def test_bad_files(tmp_path, content, words):
     assert bad[0].startswith(f"{path}: ") and words in bad[0]
 
 
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), TimeoutError()])
+def test_storage_that_fails_is_no_damage(flowers, monkeypatch, error):
+    source = FolderSource(str(flowers[0]), "train")
+    expected = source[0]
+
+    def fails(*arguments):
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr("builtins.open", fails)
+        with pytest.raises(type(error)) as raised:
+            source[0]
+    assert raised.value is error
+    assert source[0] == expected
+
+
+def test_what_a_bucket_raises_is_storage(monkeypatch):
+    class Unavailable(Exception):  # TensorFlow's and gcsfs's are no OSErrors either
+        pass
+
+    def fails(self):
+        raise Unavailable("503\ntry later")
+
+    monkeypatch.setattr(type(epath.Path("gs://bucket")), "read_bytes", fails)
+    with pytest.raises(OSError, match=r"^gs://bucket/a.png: 503$"):
+        folder._read_bytes("gs://bucket/a.png")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(PermissionError(13, "Permission denied"), "denied"), (None, "Is a directory")],
+)
+def test_a_file_that_is_not_for_us(flowers, monkeypatch, error, words):
+    source = FolderSource(str(flowers[0]), "train")
+    path = source.where(0)
+
+    def fails(*arguments):
+        raise error
+
+    if error is None:
+        os.unlink(path)
+        os.mkdir(path)
+    else:
+        monkeypatch.setattr("builtins.open", fails)
+    with pytest.raises(BadExampleError, match=f"cannot be read .*{words}"):
+        source[0]
+
+
 def test_pickled_it_needs_no_listing(flowers, monkeypatch):
     root, _ = flowers
     source = FolderSource(str(root), "train[:50%]")
@@ -156,6 +204,17 @@ def test_what_is_wrong_with_a_folder(tmp_path):
     images.write_folder(tmp_path / "good", {"a": 2})
     assert "it has: train" in refused(tmp_path / "good", "validation")
     assert "malformed" in refused(tmp_path / "good", "train[")
+
+
+def test_splits_that_no_expression_can_name(tmp_path):
+    images.write_folder(tmp_path, {"train/a": 2, "val (old)/a": 1})
+    with pytest.raises(DataError) as error:
+        folder.describe(str(tmp_path))
+    text = images.one_line(error)
+    assert "'val (old)' cannot be the name of a split" in text and "rename" in text
+    (tmp_path / "val (old)").rename(tmp_path / "val-old.1")
+    facts = folder.describe(str(tmp_path))
+    assert len(FolderSource(str(tmp_path), "val-old.1")) == facts.splits["val-old.1"]
 
 
 def test_a_remote_folder_asks_nothing_about_single_files(flowers, monkeypatch):

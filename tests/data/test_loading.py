@@ -2,6 +2,7 @@
 
 import io
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -14,7 +15,8 @@ from sklearn.datasets import load_sample_images
 
 from tests.data import sources
 from tests.data.test_pipeline import over
-from vit_jax.data import augment, pipeline, rows
+from vit_jax.data import augment, pipeline, retry, rows
+from vit_jax.data import workers as workers_module
 from vit_jax.data.errors import BadExampleError, DataError
 
 ANY = {"shuffle": True, "depth": 2}
@@ -91,6 +93,53 @@ def test_what_a_worker_cannot_make_is_an_error_here(make_loader):
     loader = make_loader(sources.Numbers(5), workers=1)
     with pytest.raises(AssertionError):
         loader.batch(np.arange(16), 0)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_mistake_of_the_program_says_where_and_stays_what_it_is(make_loader, workers):
+    for make, kind in (
+        (sources.make_failing, ZeroDivisionError),
+        (sources.make_failing_strangely, Exception),
+    ):
+        loader = make_loader(
+            sources.Numbers(50),
+            load=pipeline.Deferred(make),
+            workers=workers,
+            threads=1,
+        )
+        with pytest.raises(kind) as raised:
+            loader.batch(np.array([3] * 16), 0)
+        assert not isinstance(raised.value, DataError)
+        notes = [*getattr(raised.value, "__notes__", ()), str(raised.value)]
+        assert any("while loading numbers, record 3" in note for note in notes)
+
+
+def test_workers_start_side_by_side(monkeypatch):
+    events = []
+
+    class Worker:
+        def __init__(self, number, memory):
+            events.append("start")
+
+        def send(self, message):
+            events.append("send")
+
+    monkeypatch.setattr(workers_module, "_Worker", Worker)
+    rows_of = rows.RowLoader(sources.Numbers(5), sources.augment, 0)
+    made = workers_module.Workers(rows_of, workers=3)
+    assert events == ["start"] * 3 + ["send"] * 3
+    os.close(made._file)
+
+
+def test_what_is_sent_to_a_worker_is_small():
+    load = pipeline.Deferred(sources.make_augment, takes_sound=True)
+    loader = rows.RowLoader(sources.Numbers(1_000_000), load, 0)
+    loader._sound[7] = 1
+    sent = pickle.dumps(loader)
+    assert len(sent) < 2000
+    received = pickle.loads(sent)
+    assert received._sound == bytearray(1_000_000)  # it has decoded none
+    assert loader._sound[7]
 
 
 def test_workers_end_with_the_process(tmp_path):
@@ -247,7 +296,7 @@ def test_what_a_resumed_run_knew_counts(make_loader):
 
 
 def test_storage_that_comes_back_is_read_again(make_loader, monkeypatch):
-    monkeypatch.setattr(rows, "RETRY_AFTER", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(retry, "RETRY_AFTER", (0.01, 0.01, 0.01))
     source = sources.Flaky(50)
     source.failures = 3
     loader = make_loader(source, threads=1, bad="skip")

@@ -100,6 +100,35 @@ def test_shares_add_up():
         assert np.all(np.abs(counts - exact) < 1)
 
 
+@pytest.mark.parametrize("parts", [2, 8, 20])
+def test_each_permutation_is_drawn_once_in_an_epoch(parts, monkeypatch):
+    drawn = []
+    original = mixture.permutation
+
+    def permutation(*key):
+        drawn.append(key)
+        return original(*key)
+
+    monkeypatch.setattr(mixture, "permutation", permutation)
+    # The last part is small and has a large weight: many passes in an epoch.
+    sizes = [100 + part for part in range(parts - 1)] + [3]
+    source = mixture.MixtureSource(list(map(range, sizes)), [1.0] * parts)
+    for step in range(len(source) // 16):  # an epoch
+        source.order(np.arange(16 * step, 16 * (step + 1)), seed=0, shuffle=True)
+    assert len(drawn) == len(set(drawn)) > parts
+    assert all(original(*key).dtype == np.int32 for key in drawn[:3])
+
+
+def test_pickled_it_gives_the_same_order():
+    source = mixture.MixtureSource([range(7), range(9)], [0.2, 0.8])
+    again = pickle.loads(pickle.dumps(source))
+    positions = np.arange(40)
+    np.testing.assert_array_equal(
+        again.order(positions, seed=3, shuffle=True),
+        source.order(positions, seed=3, shuffle=True),
+    )
+
+
 def test_far_positions_take_little_time():
     import time
 

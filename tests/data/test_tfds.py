@@ -14,6 +14,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from vit_jax.data import tfds
+from vit_jax.data.errors import BadExampleError
 
 
 @pytest.fixture
@@ -139,6 +140,50 @@ def test_a_data_set_of_the_users_own(own):
     root, _ = own
     (root / "digits").rename(root / "mine")
     assert tfds.describe("mine", dir=str(root)).splits["train"] == 1437
+
+
+def test_the_fingerprint_is_of_the_version_and_the_shards(own):
+    root, folder = own
+    first = tfds.describe("digits", dir=str(root)).fingerprint
+    assert first
+    info = json.loads((folder / "dataset_info.json").read_text())
+    edit(folder / "dataset_info.json", description="other words")
+    assert tfds.describe("digits", dir=str(root)).fingerprint == first
+    edit(folder / "dataset_info.json", version="1.0.1")
+    assert tfds.describe("digits", dir=str(root)).fingerprint != first
+    split = info["splits"][0]
+    length = int(split["shardLengths"][0])
+    # As many examples, divided otherwise, are others with the same number.
+    split["shardLengths"] = [str(length - 5), "5"]
+    edit(folder / "dataset_info.json", version="1.0.0", splits=info["splits"])
+    facts = tfds.describe("digits", dir=str(root))
+    assert facts.fingerprint != first
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
+def test_a_label_of_no_class(own, cache_bytes):
+    root, folder = own
+    features = json.loads((folder / "features.json").read_text())
+    label = features["featuresDict"]["features"]["label"]
+    assert label["classLabel"]["numClasses"] == "10"
+    label["classLabel"]["numClasses"] = "9"
+    (folder / "features.json").write_text(json.dumps(features))
+    (folder / "label.labels.txt").unlink()
+    source = tfds.TfdsSource(
+        name="digits", split="train[:40]", dir=str(root), cache_bytes=cache_bytes
+    )
+    found = []
+    for index in [*range(40), *range(40)]:  # again, from the cache
+        try:
+            label = source[index]["label"]
+        except BadExampleError as error:
+            found.append(f"{error}".removeprefix(source.where(index)))
+        else:
+            assert label < 9
+    assert len(found) > 2 and len(found) % 2 == 0
+    assert set(found) == {
+        ": its label is 9, not in 0..8 (number of classes of the data set: 9)"
+    }
 
 
 def test_tfrecord(tmp_path):

@@ -1,13 +1,14 @@
 """TFRecord as a stream: order, resuming, damage."""
 
 import itertools
+import json
 import pickle
 
 import pytest
 
 from tests.data import images
 from vit_jax.data import convert_images, sources
-from vit_jax.data.errors import DataError
+from vit_jax.data.errors import BadExampleError, DataError
 from vit_jax.data.prepare import prepare
 from vit_jax.data.sources import DataSpec
 from vit_jax.data.tfds import TfdsSource
@@ -136,6 +137,21 @@ def test_damage_names_file_and_record(own):
     shards[2].write_bytes(data[:first])
     text = failing(source)
     assert f"{shards[2]}, record 1: is not there" in text
+
+
+def test_a_label_of_no_class_names_file_and_record(own):
+    root, _ = own
+    path = root / "few" / "1.0.0" / "features.json"
+    features = json.loads(path.read_text())
+    features["featuresDict"]["features"]["label"]["classLabel"]["numClasses"] = "1"
+    path.write_text(json.dumps(features))
+    source, _ = source_of(root)
+    with pytest.raises(BadExampleError) as error:
+        take(source, 0, 60, shuffle=False)
+    text = images.one_line(error)
+    assert text.endswith(" (number of classes of the data set: 1)")
+    assert ": its label is 1, not in 0..0" in text
+    assert text.startswith(str(root)) and ", record " in text
 
 
 def test_missing_and_empty_files(own):

@@ -10,8 +10,9 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from vit_jax.data.augment import UInt8Image
+from vit_jax.data.crops import long_part
 from vit_jax.data.decode import decode
+from vit_jax.data.pixels import UInt8Image
 
 FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -45,6 +46,7 @@ def antialiased_transform(
         pixels = decode(image, channels=channels)
         size = image_size
         if resize:
+            pixels = long_part(pixels, image_size)
             size = _covering(pixels.shape[:2], image_size, resize)
         enlarges = min(size) > min(pixels.shape[:2])
         kind = "bilinear" if interpolation == "area" and enlarges else interpolation

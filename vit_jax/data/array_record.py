@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from vit_jax.data.errors import BadExampleError, DataError
+from vit_jax.data.retry import LASTING, failed_call, patiently
 
 OPEN_THREADS = 32
 
@@ -26,7 +27,8 @@ class Shards:
       hint: what to do about a damaged file, for the messages.
 
     Raises:
-      DataError: a file is missing, damaged or of another length (not ``tolerant``).
+      DataError: a file is missing, damaged or of another length (not ``tolerant``), or
+        storage fails.
     """
 
     def __init__(
@@ -51,18 +53,43 @@ class Shards:
     def _check(self, number: int) -> str:
         """Opens a file; what is wrong with it, or nothing."""
         try:
-            reader = self._reader(number)
-            found = reader.num_records()
-            if not found:  # what fails to open counts as empty until it is read
-                reader.read([0])
-        except FileNotFoundError:
-            return "is missing"
-        except (RuntimeError, OSError, ValueError, IndexError) as error:
+            found = patiently(
+                lambda: self._count(number), lambda: str(self.paths[number])
+            )
+        except DataError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return "is missing"
+            if not isinstance(error.__cause__, LASTING):
+                raise
+            return f"cannot be opened ({error.__cause__.strerror})"
+        except (RuntimeError, ValueError, IndexError) as error:
             return f"cannot be opened ({first_line(error)})"
         expected = self.lengths[number]
         if found != expected:
             return f"holds {found:,} examples where dataset_info.json says {expected:,}"
         return ""
+
+    def _count(self, number: int) -> int:
+        """The records in a file."""
+        found = self._reader(number).num_records()
+        if not found:  # what fails to open counts as empty until it is read
+            self._record(number, 0)
+        return found
+
+    def _record(self, number: int, record: int) -> bytes:
+        """A record of a file.
+
+        Raises:
+          OSError: storage fails; the next call opens the file anew.
+          RuntimeError, ValueError, IndexError: the file is damaged.
+        """
+        try:
+            return self._reader(number).read([record])[0]
+        except RuntimeError as error:
+            if (storage := failed_call(error, self.paths[number])) is None:
+                raise
+            self._readers[number] = None
+            raise storage from error
 
     def _reader(self, number: int) -> Any:
         reader = self._readers[number]
@@ -97,8 +124,8 @@ class Shards:
                 f"{self.where(index)}: the file {self.damaged[number]}"
             )
         try:
-            return self._reader(number).read([record])[0]
-        except (RuntimeError, ValueError, IndexError) as error:  # OSError: storage
+            return self._record(number, record)
+        except (RuntimeError, ValueError, IndexError) as error:
             raise BadExampleError(
                 f"{self.where(index)}: cannot be read ({first_line(error)})"
             ) from error

@@ -178,6 +178,7 @@ def describe(text: str) -> DatasetFacts:
         headers = _headers(path, file)
         names = file["class_names"] if "class_names" in file.files else None
         labels = {split: file[label] for split, (_, label) in _keys(path, file).items()}
+        fingerprint = _fingerprint(file.zip)
     if names is not None and (names.ndim != 1 or names.dtype.kind != "U"):
         raise DataError(f"arrays:{text}: class_names must be one row of strings")
     num_classes = None if names is None else len(names)
@@ -191,11 +192,16 @@ def describe(text: str) -> DatasetFacts:
         {split: len(label) for split, label in labels.items()},
         num_classes or most,
         None if names is None else tuple(map(str, names)),
+        fingerprint,
     )
 
 
 def _facts(
-    text: str, splits: Mapping[str, int], classes: int, names: Any
+    text: str,
+    splits: Mapping[str, int],
+    classes: int,
+    names: Any,
+    fingerprint: str = "",
 ) -> DatasetFacts:
     return DatasetFacts(
         name=f"arrays:{text}",
@@ -207,7 +213,14 @@ def _facts(
         num_classes=classes,
         class_names=names,
         features=("image", "label"),
+        fingerprint=fingerprint,
     )
+
+
+def _fingerprint(archive: zipfile.ZipFile) -> str:
+    """Changes with what is in the arrays, of which the archive keeps checksums."""
+    members = sorted((member.filename, member.CRC) for member in archive.infolist())
+    return f"{zlib.crc32(repr(members).encode()):08x}"
 
 
 @functools.cache

@@ -7,156 +7,26 @@ A result may share memory with the array that was passed in: copy before writing
 
 import functools
 import math
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Any
 
-import cv2
 import numpy as np
 
+from vit_jax.data.crops import (
+    CROPS,
+    RATIO,
+    central_crop,
+    long_part,
+    resize_small,
+    sample_box,
+    scale,
+)
 from vit_jax.data.decode import MAX_PIXELS, decode
-from vit_jax.data.image_header import read_header
+from vit_jax.data.image_header import Header, read_header
+from vit_jax.data.pixels import UInt8Image
 from vit_jax.data.policies import POLICIES
 from vit_jax.data.policies import color_jitter as jitter
-from vit_jax.data.randaugment import Number, UInt8Image
-
-_CROP_ATTEMPTS = 100
-_RATIO = (3 / 4, 4 / 3)
-
-
-def inception_crop(
-    image: UInt8Image,
-    rng: np.random.Generator,
-    *,
-    image_size: tuple[int, int],
-    area: tuple[Number, Number] = (0.05, 1.0),
-    ratio: tuple[Number, Number] = _RATIO,
-) -> UInt8Image:
-    """Crops a random box of random shape, then resizes it (arXiv 1409.4842).
-
-    Sampling follows tf.image.sample_distorted_bounding_box: the aspect ratio (width
-    over height) is uniform in `ratio` and, given it, the height is uniform over what
-    `area` and the image allow. So small areas are likelier than under the uniform
-    area and log-uniform ratio of other libraries: a mean of about 0.4, not 0.5, for
-    5 to 100%. Unlike TF, the last row and column can start a box, and a box is
-    redrawn, not adjusted by a row, when rounding takes it out of `area`. After 100
-    attempts the whole image is used.
-
-    Args:
-      image: uint8 image [H, W, C].
-      rng: source of the box.
-      image_size: (height, width) of the result; bilinear, no antialiasing.
-      area: smallest and largest area of the box as a fraction of the image's.
-      ratio: smallest and largest aspect ratio of the box.
-    """
-    top, left, height, width = _sample_box(
-        image.shape[0], image.shape[1], rng, area=area, ratio=ratio
-    )
-    return _scale(image[top : top + height, left : left + width], image_size)
-
-
-def random_crop(
-    image: UInt8Image,
-    rng: np.random.Generator,
-    *,
-    image_size: tuple[int, int],
-    resize: tuple[int, int],
-) -> UInt8Image:
-    """Resizes to `resize` (height, width), then crops `image_size` anywhere in it."""
-    return _random_window(_scale(image, resize), rng, image_size)
-
-
-def pad_crop(
-    image: UInt8Image,
-    rng: np.random.Generator,
-    *,
-    image_size: tuple[int, int],
-    pad: int,
-) -> UInt8Image:
-    """Pads with `pad` zeros on every side, then crops: a random shift, as for CIFAR.
-
-    An image of another size is resized to `image_size` first.
-    """
-    image = _scale(image, image_size)
-    padded = cv2.copyMakeBorder(
-        image, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=(0, 0, 0)
-    )
-    return _random_window(_with_channels(padded), rng, image_size)
-
-
-def simple_crop(
-    image: UInt8Image,
-    rng: np.random.Generator,
-    *,
-    image_size: tuple[int, int],
-    pad: int,
-) -> UInt8Image:
-    """Fits the smaller side, pads by reflection, then crops (arXiv 2204.07118).
-
-    DeiT-III's simple random crop: it keeps the aspect ratio and most of the image.
-    Area interpolation when it shrinks, linear when it enlarges; DeiT-III's is bicubic.
-
-    Args:
-      image: uint8 image [H, W, C].
-      rng: source of the position.
-      image_size: (height, width) of the result.
-      pad: pixels on every side, without repeating the border; 4 in the paper.
-    """
-    height, width = image.shape[:2]
-    factor = max(image_size[0] / height, image_size[1] / width)
-    covering = (
-        max(round(height * factor), image_size[0]),
-        max(round(width * factor), image_size[1]),
-    )
-    kind = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-    padded = cv2.copyMakeBorder(
-        _scale(image, covering, kind), pad, pad, pad, pad, cv2.BORDER_REFLECT_101
-    )
-    return _random_window(_with_channels(padded), rng, image_size)
-
-
-def resize(image: UInt8Image, *, image_size: tuple[int, int]) -> UInt8Image:
-    """Resizes to `image_size` (height, width), bilinear, whatever the aspect ratio."""
-    return _scale(image, image_size)
-
-
-def resize_small(image: UInt8Image, *, size: int) -> UInt8Image:
-    """Brings the smaller side to `size` and keeps the aspect ratio.
-
-    Area interpolation when it shrinks, linear when it enlarges.
-    """
-    height, width = image.shape[:2]
-    factor = size / min(height, width)
-    target = (round(height * factor), round(width * factor))
-    return _scale(image, target, cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
-
-
-def central_crop(image: UInt8Image, *, image_size: tuple[int, int]) -> UInt8Image:
-    """Cuts `image_size` (height, width) out of the middle.
-
-    An image that is too small is first enlarged, with its aspect ratio, until it
-    covers the crop.
-    """
-    height, width = image.shape[:2]
-    factor = max(image_size[0] / height, image_size[1] / width)
-    if factor > 1:
-        height = max(round(height * factor), image_size[0])
-        width = max(round(width * factor), image_size[1])
-        image = _scale(image, (height, width))
-    top = (height - image_size[0]) // 2
-    left = (width - image_size[1]) // 2
-    return image[top : top + image_size[0], left : left + image_size[1]]
-
-
-CROPS: Mapping[str, Callable[..., UInt8Image]] = MappingProxyType(
-    {
-        "inception": inception_crop,
-        "random": random_crop,
-        "pad": pad_crop,
-        "simple": simple_crop,
-        "resize": lambda image, rng, *, image_size: _scale(image, image_size),
-    }
-)
+from vit_jax.data.randaugment import Number
 
 
 def train_transform(
@@ -244,14 +114,14 @@ def train_transform(
         image: bytes | np.ndarray, rng: np.random.Generator, *, sound: bool = False
     ) -> np.ndarray:
         if sound and crop == "inception" and views == 1 and isinstance(image, bytes):
-            header = read_header(image)
+            header = _jpeg_header(image)
             if header is not None:  # as inception_crop, without the rows below it
-                top, left, height, width = _sample_box(
-                    header.height, header.width, rng, area=area, ratio=_RATIO
+                top, left, height, width = sample_box(
+                    header.height, header.width, rng, area=area, ratio=RATIO
                 )
                 pixels = read(image, rows=top + height)
                 part = pixels[top : top + height, left : left + width]
-                return finish(_scale(part, image_size), rng)
+                return finish(scale(part, image_size), rng)
         pixels = read(image)
         if views == 1:
             return finish(crop_image(pixels, rng), rng)
@@ -285,11 +155,20 @@ def eval_transform(
     def transform(image: bytes | np.ndarray) -> UInt8Image:
         image = decode(image, channels=channels, max_pixels=max_pixels)
         if resize:
-            image = resize_small(image, size=resize)
+            image = resize_small(long_part(image, image_size), size=resize)
             image = central_crop(image, image_size=image_size)
-        return np.ascontiguousarray(_scale(image, image_size))
+        return np.ascontiguousarray(scale(image, image_size))
 
     return transform
+
+
+def _jpeg_header(image: bytes) -> Header | None:
+    """Of a JPEG: other headers may differ from what is decoded, as a GIF's screen."""
+    try:
+        header = read_header(image)
+    except ValueError:  # told when it is decoded
+        return None
+    return header if header is not None and header.format == "jpeg" else None
 
 
 def _check_train(
@@ -315,53 +194,3 @@ def _check_train(
             f'"simple" reflects pad pixels, so pad must be less than {min(image_size)} '
             f"(image_size), got {pad}"
         )
-
-
-def _sample_box(
-    image_height: int,
-    image_width: int,
-    rng: np.random.Generator,
-    *,
-    area: tuple[Number, Number],
-    ratio: tuple[Number, Number],
-) -> tuple[int, int, int, int]:
-    """Draws (top, left, height, width) of an inception crop."""
-    smallest, largest = (fraction * image_height * image_width for fraction in area)
-    for _ in range(_CROP_ATTEMPTS):
-        aspect = rng.uniform(*ratio)
-        low = max(round(math.sqrt(smallest / aspect)), 1)
-        high = round(math.sqrt(largest / aspect))
-        high = min(high, image_height, int((image_width + 0.5) / aspect))
-        if low > high:
-            continue
-        height = int(rng.integers(low, high + 1))
-        width = min(max(round(height * aspect), 1), image_width)
-        if smallest <= height * width <= largest:
-            top = int(rng.integers(image_height - height + 1))
-            left = int(rng.integers(image_width - width + 1))
-            return top, left, height, width
-    return 0, 0, image_height, image_width
-
-
-def _random_window(
-    image: UInt8Image, rng: np.random.Generator, size: tuple[int, int]
-) -> UInt8Image:
-    """Cuts a window of `size` out of a uniformly random place."""
-    top = int(rng.integers(image.shape[0] - size[0] + 1))
-    left = int(rng.integers(image.shape[1] - size[1] + 1))
-    return image[top : top + size[0], left : left + size[1]]
-
-
-def _scale(
-    image: UInt8Image, size: tuple[int, int], interpolation: int = cv2.INTER_LINEAR
-) -> UInt8Image:
-    """Resizes to `size` (height, width); returns the image itself if it fits."""
-    if image.shape[:2] == size:
-        return image
-    scaled = cv2.resize(image, (size[1], size[0]), interpolation=interpolation)
-    return _with_channels(scaled)
-
-
-def _with_channels(image: np.ndarray) -> UInt8Image:
-    """Restores the channel axis that OpenCV and PIL drop when it is one."""
-    return image if image.ndim == 3 else image[:, :, None]

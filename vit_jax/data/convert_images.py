@@ -54,6 +54,15 @@ def convert_folder(
       DataError: the folder is not as it must be, or a file in it is no image.
     """
     facts = describe_folder(path)
+    splits = {split: size for split, size in facts.splits.items() if size}
+    if empty := [split for split in facts.splits if split not in splits]:
+        log(f"folder {path}: left out, as without an image: {', '.join(empty)}")
+    for split in splits:
+        if "." in split:
+            raise DataError(
+                f"folder {path}: TFDS knows no split names with a dot such as "
+                f"{split!r}; rename that folder"
+            )
     suffixes: set[str] = set()
 
     def examples(split: str) -> Images:
@@ -62,14 +71,14 @@ def convert_folder(
             example = source[index]
             yield example["image"], example["label"]
 
-    for split in facts.splits:
+    for split in splits:
         source = FolderSource(path, split)
         suffixes.update(
             pathlib.PurePath(source.where(index)).suffix.lower()
             for index in range(len(source))
         )
     content = Content(
-        splits=facts.splits,
+        splits=splits,
         examples=examples,
         shape=(None, None, 3),
         encoding="png" if suffixes == {".png"} else "jpeg",

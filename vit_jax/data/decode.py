@@ -8,27 +8,24 @@ against their CRC; what PIL reads, it reads to the end or raises.
 import functools
 import io
 import struct
-import sys
 import threading
 import warnings
 import zlib
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
 from vit_jax.data.errors import BadExampleError
 from vit_jax.data.image_header import Header, cut_jpeg, read_header
 from vit_jax.data.memory import Reusable
-
-UInt8Image = UInt8[np.ndarray, "H W C"]
+from vit_jax.data.pixels import UInt8Image, with_channels
 
 # A few files of photographs have more; a decoder would take 3 bytes a pixel for them.
 MAX_PIXELS = 100_000_000
 
-# Threads of the input pipeline already use every core.
-cv2.setNumThreads(0)
+# PIL's own limit, where it is not above ours, refuses what we would refuse.
+warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 try:
     import simplejpeg
@@ -86,9 +83,9 @@ def decode(
     if image.shape[2] == channels:
         return image
     if image.shape[2] == 1:
-        return _with_channels(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB))
+        return with_channels(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB))
     if image.shape[2] == 3:
-        return _with_channels(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
+        return with_channels(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
     raise ValueError(f"expected 1 or 3 channels, got pixels {list(image.shape)}")
 
 
@@ -101,13 +98,15 @@ def _decode_bytes(
             return _pil(data, channels, max_pixels)
         _check_pixels(header.height, header.width, max_pixels)
         if header.format == "jpeg":
-            return _jpeg(data, header, channels, fast, rows)
+            return _jpeg(data, header, channels, max_pixels, fast, rows)
         if header.format == "png":
             _check_png(data)
         elif header.format != "webp":  # OpenCV returns the rest of a short file as 0
             return _pil(data, channels, max_pixels)
         pixels = _opencv(data, channels)
         return _pil(data, channels, max_pixels) if pixels is None else pixels
+    except MemoryError:
+        raise
     except Exception as error:  # decoders raise anything; it is the file's fault
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadExampleError(
@@ -124,14 +123,19 @@ def _check_pixels(height: int, width: int, max_pixels: int) -> None:
 
 
 def _jpeg(
-    data: bytes, header: Header, channels: int, fast: bool, rows: int | None
+    data: bytes,
+    header: Header,
+    channels: int,
+    max_pixels: int,
+    fast: bool,
+    rows: int | None,
 ) -> UInt8Image:
     if simplejpeg is None:
         _say_without_simplejpeg()
         if data.rfind(b"\xff\xd9") < 0:
             raise ValueError("the jpeg file is cut short")
         pixels = _opencv(data, channels)
-        return _pil(data, channels, sys.maxsize) if pixels is None else pixels
+        return _pil(data, channels, max_pixels) if pixels is None else pixels
     wanted = "RGB" if channels == 3 else "GRAY"
     if rows is not None:
         short = cut_jpeg(data, rows)
@@ -148,7 +152,7 @@ def _jpeg(
         # simplejpeg converts without the inks' inversion. It finds the damage, though.
         simplejpeg.decode_jpeg(data, "CMYK")
         pixels = _opencv(data, channels)
-        return _pil(data, channels, sys.maxsize) if pixels is None else pixels
+        return _pil(data, channels, max_pixels) if pixels is None else pixels
     return simplejpeg.decode_jpeg(
         data, wanted, fastdct=fast, buffer=_buffer((height, width, channels))
     )
@@ -196,19 +200,20 @@ def _opencv(data: bytes, channels: int) -> UInt8Image | None:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         return None
-    return None if pixels is None else _with_channels(pixels)
+    return None if pixels is None else with_channels(pixels)
 
 
 def _pil(data: bytes, channels: int, max_pixels: int) -> UInt8Image:
+    if (Image.MAX_IMAGE_PIXELS or max_pixels) < max_pixels:
+        Image.MAX_IMAGE_PIXELS = max_pixels  # ours decides, also where it is larger
     try:
-        opened = Image.open(io.BytesIO(data))
+        with Image.open(io.BytesIO(data)) as opened:
+            _check_pixels(opened.height, opened.width, max_pixels)
+            pixels = np.array(opened.convert("RGB" if channels == 3 else "L"))
     except Image.UnidentifiedImageError:
         raise ValueError("in no format that is known here, or damaged") from None
-    with opened:
-        _check_pixels(opened.height, opened.width, max_pixels)
-        return _with_channels(np.array(opened.convert("RGB" if channels == 3 else "L")))
-
-
-def _with_channels(image: np.ndarray) -> UInt8Image:
-    """Restores the channel axis that OpenCV and PIL drop when it is one."""
-    return image if image.ndim == 3 else image[:, :, None]
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ValueError(
+            f"it says it has more than {max_pixels:,} pixels (data.max_pixels)"
+        ) from None
+    return with_channels(pixels)

@@ -1,9 +1,9 @@
 """What a data set says of itself, and what a split expression means in it."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from vit_jax.data.errors import DataError
+from vit_jax.data.errors import BadExampleError, DataError
 from vit_jax.data.split import parse_split
 
 
@@ -62,6 +62,21 @@ def split_ranges(facts: DatasetFacts, split: str) -> list[tuple[str, int, int]]:
                 f"slices or sums, unlike {split!r}; slice its parts in data.mix"
             )
     return ranges
+
+
+def check_label(label: int, num_classes: int | None, where: Callable[[], str]) -> None:
+    """Whether a label is of the set's own classes, where it says how many it has.
+
+    One outside would be learned as no class at all, without a word.
+
+    Raises:
+      BadExampleError: it is not.
+    """
+    if num_classes is not None and not 0 <= label < num_classes:
+        raise BadExampleError(
+            f"{where()}: its label is {label}, not in 0..{num_classes - 1} (number of "
+            f"classes of the data set: {num_classes})"
+        )
 
 
 def check_features(facts: DatasetFacts, *keys: str) -> None:

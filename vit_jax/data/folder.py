@@ -12,6 +12,7 @@ change under a run that will resume.
 
 import dataclasses
 import os
+import re
 import zlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +21,11 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from vit_jax.data.array_record import first_line
 from vit_jax.data.errors import BadExampleError, DataError
 from vit_jax.data.facts import DatasetFacts, split_ranges
+from vit_jax.data.retry import LASTING
+from vit_jax.data.split import NAME
 from vit_jax.data.tfds import check_reachable
 
 SUFFIXES = (
@@ -85,7 +89,7 @@ def list_folder(path: str) -> Folder:
     itself, and classes otherwise.
 
     Raises:
-      DataError: it does not exist, or holds no image.
+      DataError: it does not exist, holds no image, or a split has an impossible name.
     """
     path = _resolve(path)
     children = _folders(path)
@@ -104,6 +108,12 @@ def list_folder(path: str) -> Folder:
     if path in _SEEN and _SEEN[path][0] == stamp and "://" not in path:
         return _SEEN[path][1]
     found = {name: _list_split(roots[name], splits[name]) for name in order}
+    for name, files in found.items():
+        if any(files.values()) and not re.fullmatch(NAME, name):
+            raise DataError(
+                f"folder {path}: {name!r} cannot be the name of a split, which is of "
+                "letters, digits, '.', '_' and '-'; rename that folder, or move it away"
+            )
     used = {name for files in found.values() for name, names in files.items() if names}
     if not used:
         raise DataError(
@@ -237,6 +247,18 @@ def _fingerprint(splits: Mapping[str, Listing]) -> str:
     return f"{total:08x}"
 
 
+def _read_bytes(path: str) -> bytes:
+    if "://" not in path:
+        with open(path, "rb") as file:
+            return file.read()
+    try:
+        return epath.Path(path).read_bytes()
+    except OSError:
+        raise
+    except Exception as error:  # of the library that speaks with the bucket
+        raise OSError(f"{path}: {first_line(error)}") from error
+
+
 class FolderSource:
     """Random access to one split of a folder; safe to use from threads.
 
@@ -281,17 +303,14 @@ class FolderSource:
         """``{"image": encoded bytes, "label": int}``.
 
         Raises:
-          BadExampleError: the file cannot be read, is empty, or is no image.
+          BadExampleError: the file is not there, is empty, or is no image.
+          OSError: storage fails.
         """
         listing, row = self._locate(index)
         path = listing.path(row)
         try:
-            if "://" in path:
-                image = epath.Path(path).read_bytes()
-            else:
-                with open(path, "rb") as file:
-                    image = file.read()
-        except OSError as error:
+            image = _read_bytes(path)
+        except LASTING as error:
             reason = error.strerror or str(error)
             raise BadExampleError(f"{path}: cannot be read ({reason})") from error
         if not image:

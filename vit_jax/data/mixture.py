@@ -17,6 +17,7 @@ import numpy as np
 from vit_jax.data.errors import DataError
 from vit_jax.data.facts import DatasetFacts, split_ranges, split_size
 
+_CACHED = 1 << 14  # permutations at most; those of parts this small are quickly made
 CLASSES = ("same", "concat")  # parts share their classes, or each brings its own
 
 Part = tuple[str, str, float]  # data set, split expression, weight
@@ -179,7 +180,16 @@ class MixtureSource:
         self.sources = tuple(sources)
         self._sizes = [len(source) for source in self.sources]
         self._firsts = np.concatenate([[0], np.cumsum(self._sizes)])
+        self._weights = tuple(weights)
         self.counts = shares(weights, len(self))
+        # Of an epoch, and of all the passes over its parts that a batch may draw from.
+        passes = sum(-(-self.counts // self._sizes)) + len(self.sources)
+        self._permutation = functools.lru_cache(maxsize=min(int(passes) + 2, _CACHED))(
+            permutation
+        )
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.sources, self._weights)  # with a cache of its own
 
     def __len__(self) -> int:
         return int(self._firsts[-1])
@@ -211,7 +221,7 @@ class MixtureSource:
             here = np.flatnonzero(epochs == epoch)
             drawn = slots[here]
             if shuffle:
-                drawn = _permutation(seed, 0, epoch, len(self))[drawn]
+                drawn = self._permutation(seed, 0, epoch, len(self))[drawn]
             else:
                 drawn = _spread(tuple(map(int, self.counts)))[drawn]
             # A slot is a draw from a part: the slots of one part follow each other.
@@ -233,7 +243,7 @@ class MixtureSource:
             shuffled = np.empty_like(numbers)
             for number in map(int, np.unique(passes)):
                 rows = passes == number
-                order = _permutation(seed, part + 1, number, size)
+                order = self._permutation(seed, part + 1, number, size)
                 shuffled[rows] = order[numbers[rows]]
             numbers = shuffled
         return self._firsts[part] + numbers
@@ -249,10 +259,12 @@ def shares(weights: Sequence[float], total: int) -> np.ndarray:
     return counts
 
 
-@functools.lru_cache(maxsize=8)
-def _permutation(seed: int, part: int, number: int, size: int) -> np.ndarray:
+def permutation(seed: int, part: int, number: int, size: int) -> np.ndarray:
+    """The order of a part (from 1) in one pass over it; of part 0, of an epoch."""
     key = np.random.SeedSequence([seed, part, number])
     order = np.random.Generator(np.random.Philox(key)).permutation(size)
+    if size <= np.iinfo(np.int32).max:
+        order = order.astype(np.int32)  # half the memory
     order.flags.writeable = False  # shared by all callers
     return order
 

@@ -10,10 +10,10 @@ from types import MappingProxyType
 import cv2
 import numpy as np
 
+from vit_jax.data.pixels import UInt8Image
 from vit_jax.data.randaugment import (
     OPS,
     Number,
-    UInt8Image,
     brightness,
     color,
     contrast,

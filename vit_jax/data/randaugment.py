@@ -14,12 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageEnhance, ImageOps
 
-UInt8Image = npt.NDArray[np.uint8]  # [height, width, channels], channels 1 or 3
+from vit_jax.data.pixels import UInt8Image, with_channels
+
 Number = int | float
 Arguments = Callable[[Number, np.random.Generator], tuple[Number, ...]]
-
-# Threads of the input pipeline already use every core.
-cv2.setNumThreads(0)
 
 MAX_LEVEL = 10.0  # the magnitude at which an argument takes its tabulated value
 REFERENCE_SIZE = 224  # the image size that the constants given in pixels assume
@@ -281,5 +279,4 @@ def _to_pil(image: UInt8Image) -> Image.Image:
 
 
 def _from_pil(image: Image.Image) -> UInt8Image:
-    array = np.array(image)  # a copy: a view of PIL's memory would be read-only
-    return array if array.ndim == 3 else array[:, :, None]
+    return with_channels(np.array(image))  # a copy: PIL's memory would be read-only

@@ -3,21 +3,18 @@
 This is what threads and worker processes run; it imports no JAX.
 """
 
+import contextlib
 import functools
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vit_jax.data.errors import BadExampleError, DataError
 from vit_jax.data.order import row_rng
+from vit_jax.data.retry import patiently
 
 Transform = Callable[[Any, np.random.Generator], np.ndarray]
-
-# Storage that fails may come back; what is not there will not.
-RETRY_AFTER = (0.5, 2.0, 5.0)  # seconds
-_LASTING = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
 class Row(NamedTuple):
@@ -90,10 +87,7 @@ class RowLoader:
 
     def __init__(self, source: Any, load: Transform, seed: int):
         self.source, self.load, self.seed = source, load, seed
-        # Which examples this process has decoded whole without a complaint.
-        self._sound: bytearray | None = None
-        if getattr(load, "takes_sound", False):
-            self._sound = bytearray(len(source))
+        self._sound = self._none_decoded()
 
     def chunk(self, rows: Sequence[Row], out: np.ndarray | None) -> Chunk:
         """Loads rows into ``out``, or into arrays of their own where it is None.
@@ -119,7 +113,8 @@ class RowLoader:
     def _try(self, row: Row) -> tuple[Any, np.random.Generator]:
         """The example, or its error, and the row's randomness."""
         try:
-            example = self._read(row.id) if row.example is None else row.example
+            with self._at(row.id):
+                example = self._read(row.id) if row.example is None else row.example
         except BadExampleError as error:
             example = error
         return example, row_rng(self.seed, row.position)
@@ -130,12 +125,25 @@ class RowLoader:
         try:
             if isinstance(example, BadExampleError):
                 raise example
-            pixels = self._transform(row.id, example["image"], rng)
-            return pixels, int(example["label"]), None
+            with self._at(row.id):
+                pixels = self._transform(row.id, example["image"], rng)
+                return pixels, int(example["label"]), None
         except BadExampleError as error:
             where = self.where(row.id)
             reason = str(error).removeprefix(where).removeprefix(": ")
             return None, 0, BadExample(row.id, where, reason, row.position)
+
+    @contextlib.contextmanager
+    def _at(self, id: int) -> Iterator[None]:
+        """What is raised that is no word about the data says at which example."""
+        try:
+            yield
+        except DataError:
+            raise
+        except Exception as error:
+            with contextlib.suppress(Exception):
+                error.add_note(f"while loading {self.where(id)}")
+            raise
 
     def _transform(self, id: int, image: Any, rng: np.random.Generator) -> np.ndarray:
         if self._sound is None or id >= len(self._sound):
@@ -146,24 +154,26 @@ class RowLoader:
         self._sound[id] = 1
         return pixels
 
+    def _none_decoded(self) -> bytearray | None:
+        """Which examples this process has decoded whole without a complaint."""
+        if getattr(self.load, "takes_sound", False):
+            return bytearray(len(self.source))
+        return None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_sound": None}  # a megabyte for a million examples
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._sound = self._none_decoded()
+
     def where(self, id: int) -> str:
         """File and record of an example."""
         return self.source.where(id)
 
     def _read(self, id: int) -> dict[str, Any]:
         """The example; what storage does wrong is not taken for the example's fault."""
-        for delay in (*RETRY_AFTER, None):
-            try:
-                return self.source[id]
-            except OSError as error:
-                if delay is None or isinstance(error, _LASTING):
-                    tries = 1 if isinstance(error, _LASTING) else 1 + len(RETRY_AFTER)
-                    raise DataError(
-                        f"{self.where(id)}: storage cannot be read, "
-                        f"{tries} {'try' if tries == 1 else 'tries'}: {error}"
-                    ) from error
-                time.sleep(delay)
-        raise AssertionError("unreachable: the last try returns or raises")
+        return patiently(lambda: self.source[id], lambda: self.where(id))
 
 
 def store(out: np.ndarray, number: int, pixels: np.ndarray) -> None:

@@ -4,8 +4,9 @@ import re
 from collections.abc import Mapping
 
 _BOUND = r"-?(?:\d+|\d+(?:\.\d+)?%)"
+NAME = r"[\w.-]+"  # of a split
 _TERM = re.compile(
-    r"\s*(?P<name>[\w.-]+)\s*"
+    rf"\s*(?P<name>{NAME})\s*"
     rf"(\[\s*(?P<start>{_BOUND})?\s*:\s*(?P<stop>{_BOUND})?\s*\])?\s*"
 )
 

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import socket
+import zlib
 from typing import Any
 
 from etils import epath
@@ -21,7 +22,7 @@ from vit_jax.data.catalogue import (
     unknown_name,
 )
 from vit_jax.data.errors import BadExampleError, DataError
-from vit_jax.data.facts import DatasetFacts, check_features, split_ranges
+from vit_jax.data.facts import DatasetFacts, check_features, check_label, split_ranges
 
 
 def data_root(dir: str | None = None) -> epath.Path:
@@ -188,7 +189,14 @@ def describe_any(
         class_names=class_names,
         features=tuple(features),
         shard_lengths=lengths,
+        fingerprint=_fingerprint(info["version"], lengths),
     )
+
+
+def _fingerprint(version: str, lengths: dict[str, tuple[int, ...]]) -> str:
+    """Changes with the version, and with which example has which number."""
+    text = json.dumps([version, sorted(lengths.items())])
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def parse_record(record: bytes, image_key: str, label_key: str) -> dict[str, Any]:
@@ -291,7 +299,7 @@ class TfdsSource:
         """``{"image": encoded bytes, "label": int}``.
 
         Raises:
-          BadExampleError: the record is damaged.
+          BadExampleError: the record is damaged, or its label is of no class.
         """
         example = self._cache.get(index) if self._cache is not None else None
         if example is None:
@@ -303,6 +311,7 @@ class TfdsSource:
                     f"{self.where(index)}: is no Example with an image and a label "
                     f"({first_line(error)})"
                 ) from error
+            check_label(example["label"], self.num_classes, lambda: self.where(index))
             if self._cache is not None:
                 self._cache[index] = example
         return dict(example)  # a caller may change its own

@@ -19,7 +19,7 @@ from etils import epath
 from vit_jax.data.array_record import first_line
 from vit_jax.data.catalogue import convert_command, prepare_command
 from vit_jax.data.errors import DataError
-from vit_jax.data.facts import DatasetFacts, check_features, split_ranges
+from vit_jax.data.facts import DatasetFacts, check_features, check_label, split_ranges
 from vit_jax.data.tensorflow import import_tensorflow
 from vit_jax.data.tfds import describe_any, parse_record
 
@@ -135,7 +135,8 @@ class TfrecordSource:
         """``(id, example)`` from position ``start`` of a run on, without end.
 
         Raises:
-          DataError: a file is damaged or of another length than it should be.
+          DataError: a file is damaged or of another length than it should be, or a
+            label is of no class.
         """
         epoch, offset = divmod(start, self._length)
         while True:
@@ -169,12 +170,14 @@ class TfrecordSource:
 
     def _example(self, number: int, record: bytes) -> dict[str, Any]:
         try:
-            return parse_record(record, *self._keys)
+            example = parse_record(record, *self._keys)
         except Exception as error:  # protobuf's own kind, or a missing feature
             raise DataError(
                 f"{self.where(number)}: is no Example with an image and a label "
                 f"({first_line(error)})"
             ) from error
+        check_label(example["label"], self.num_classes, lambda: self.where(number))
+        return example
 
     def _dataset(self, epoch: int, seed: int, shuffle: bool) -> Any:
         """Pairs of id and record of one epoch; ids are given before any shuffling."""

@@ -34,7 +34,7 @@ _CODE = "from vit_jax.data import workers; workers.main()"
 class _Worker:
     """One process and the pipe to it."""
 
-    def __init__(self, number: int, memory: int, setting: bytes):
+    def __init__(self, number: int, memory: int):
         self.number = number
         self.waiting: collections.deque[int] = collections.deque()  # batches, by serial
         self.pipe, theirs = connection.Pipe()
@@ -49,7 +49,6 @@ class _Worker:
             pass_fds=(theirs.fileno(), memory),
         )
         theirs.close()
-        self.send(setting)
 
     def send(self, message: Any) -> None:
         try:
@@ -98,9 +97,11 @@ class Workers:
         self._serial = 0
         self._busy: dict[int, np.ndarray | None] = {}  # batches that are being written
         setting = pickle.dumps(rows)
-        self._workers: list[_Worker] = []
-        for number in range(workers):
-            self._workers.append(_Worker(number, self._file, setting))
+        # All start before one is sent anything: a pipe holds little, so that sending
+        # waits until the other side has started and reads.
+        self._workers = [_Worker(number, self._file) for number in range(workers)]
+        for worker in self._workers:
+            worker.send(setting)
 
     def _map(self, size: int) -> np.ndarray:
         offset = self._end
@@ -230,7 +231,8 @@ def _portable(error: Exception) -> Exception:
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
+        text = "\n".join([str(error), *getattr(error, "__notes__", ())])
+        return RuntimeError(f"{type(error).__name__}: {text}")
     return error
 
 
