@@ -158,7 +158,10 @@ def run_loop(run: Run, state: Any) -> None:
                 if step + 1 == total or due(step + 1, run.steps.log_every):
                     state = log(run, step, state)
         with run.life.during("save"):
-            run.checkpoints.wait()
+            run.checkpoints.wait(verified=False)
+            while run.checkpoints.verifying() and not run.life.stop.signal:
+                time.sleep(0.01)  # complete: a signal only ends reading back
+            run.checkpoints.poll()
     except Stopping:
         with run.life.during("save"):
             if step > run.saved:

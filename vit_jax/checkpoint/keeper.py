@@ -94,6 +94,10 @@ class Keeper:
             self._guard()
             self._folder.delete(step)
 
+    def busy(self) -> bool:
+        """Whether something that was started is not done."""
+        return self._work is not None and not self._work.done()
+
     def join(self) -> None:
         """Returns when all that was started is done."""
         if self._work is not None:

@@ -264,6 +264,10 @@ class Checkpoints:
             self._keeper.join()
         self.poll()
 
+    def verifying(self) -> bool:
+        """Whether a step is still being read back."""
+        return self._keeper.busy()
+
     def close(self) -> None:
         """Waits for the save under way, breaks off reading back, and frees threads.
 
