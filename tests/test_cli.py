@@ -8,7 +8,7 @@ import pytest
 
 from tests import training
 from vit_jax import cli
-from vit_jax.train import Interrupted
+from vit_jax.outcome import Interrupted
 
 
 def call(capsys, *arguments):

@@ -135,6 +135,7 @@ def test_two_processes_train_as_one(single, double):
     assert said == []  # the first process speaks
 
 
+@pytest.mark.slow
 def test_one_process_goes_on_where_two_stopped_and_back(single, tmp_path):
     for number, steps in ((2, 4), (1, 8), (2, 12)):
         # The duration shapes the schedule, so the run is cut short by a signal.
@@ -151,7 +152,10 @@ def test_one_process_goes_on_where_two_stopped_and_back(single, tmp_path):
         assert loss == pytest.approx(theirs[step][0], rel=1e-5)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+)
 def test_a_signal_to_one_stops_all_at_one_saved_step(tmp_path, number):
     processes = start(tmp_path / "run", 2, "train.duration.steps=4000")
     wait_for_step(tmp_path / "run", 5, processes)
@@ -170,7 +174,7 @@ def test_a_signal_to_one_stops_all_at_one_saved_step(tmp_path, number):
     assert not (tmp_path / "run" / "lock").exists()
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_dead_process_is_named_and_ends_the_other(tmp_path, victim):
     processes = start(tmp_path / "run", 2, "train.duration.steps=4000")
     wait_for_step(tmp_path / "run", 5, processes)

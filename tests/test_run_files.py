@@ -93,15 +93,31 @@ def test_other_processes_only_check(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_bad_examples_are_logged_once_over_restarts(tmp_path):
-    one = BadExample(id=3, where="x.npz, record 3", reason="cut short")
-    two = BadExample(id=5, where="x.npz, record 5", reason="cut short")
-    log = BadExampleLog(epath.Path(tmp_path), 0)
+def bad(id, position):
+    return BadExample(id, f"x.npz, record {id}", "cut short", position)
+
+
+def listed(folder, process=""):
+    text = (folder / f"bad_examples{process}.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_bad_examples_are_listed_once_over_restarts(tmp_path):
+    folder = epath.Path(tmp_path)
+    log = BadExampleLog(folder, 0)
     assert log.write([]) == 0 and not list(tmp_path.iterdir())
-    assert log.write([one]) == 1
-    again = BadExampleLog(epath.Path(tmp_path), 0)
-    assert again.write([one, two]) == 2 and again.count == 2
-    text = (tmp_path / "bad_examples.jsonl").read_text()
-    assert [json.loads(line)["id"] for line in text.splitlines()] == [3, 5]
-    BadExampleLog(epath.Path(tmp_path), 2).write([one])
-    assert (tmp_path / "bad_examples-2.jsonl").exists()
+    assert log.write([bad(3, 10), bad(5, 40)]) == 2
+    assert log.write([bad(7, 2)], evaluation="val") == 1
+    again = BadExampleLog(folder, 0, before=32)  # where a checkpoint was
+    assert again.training == [bad(3, 10)]
+    assert again.write([bad(5, 40), bad(9, 50)]) == 2
+    assert again.write([bad(7, 2)], evaluation="val") == 0
+    assert [row["id"] for row in listed(tmp_path)] == [3, 7, 5, 9]
+    assert [row.get("evaluation") for row in listed(tmp_path)] == [
+        None,
+        "val",
+        None,
+        None,
+    ]
+    BadExampleLog(folder, 2).write([bad(3, 10)])
+    assert len(listed(tmp_path, "-2")) == 1

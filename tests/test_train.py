@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -19,7 +20,9 @@ from vit_jax.checkpoint import CheckpointError, Checkpoints
 from vit_jax.checkpoint.folder import Folder
 from vit_jax.config import ConfigError
 from vit_jax.evaluate import evaluate
-from vit_jax.train import NonFiniteError, train
+from vit_jax.goodput import PHASES
+from vit_jax.pending import NonFiniteError
+from vit_jax.train import train
 
 TIMES = ("train/img_per_sec", "train/data_wait", "train/mfu", "goodput/")
 
@@ -95,6 +98,30 @@ def test_every_step_is_logged_once(finished):
         if "train/learning_rate" in row
     }
     assert rates[1] == 0.0 and rates[3] == pytest.approx(2e-3) and rates[8] < rates[4]
+
+
+def test_the_phases_sum_to_the_wall_time(finished):
+    folder, result, _ = finished
+    last = [row for row in rows(folder, timed=True) if "goodput/ratio" in row][-1]
+    seconds = [v for name, v in last.items() if name.endswith("_seconds")]
+    assert len(seconds) == len(PHASES)
+    # The rest is the last evaluation and save, and closing files.
+    assert 0.5 * result.seconds < sum(seconds) < result.seconds
+    assert last["goodput/ratio"] == last["goodput/step_seconds"] / sum(seconds)
+
+
+def test_a_result_that_is_not_finite_survives_a_resume(tmp_path):
+    """JSON has no NaN: the log says null, and a checkpoint wants a number."""
+    run(tmp_path / "run", "train.duration.steps=8")
+    path = tmp_path / "run" / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    kept = [line for line in lines if line["step"] <= 4]
+    kept[-1]["val/loss"] = None
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "8")
+    result, said = run(tmp_path / "run", "train.duration.steps=8")
+    assert "resuming from step 4" in said and result.trained_steps == 4
+    assert math.isfinite(result.evaluations["val/loss"])
 
 
 def test_evaluating_gives_the_numbers_of_the_log(finished):
@@ -193,6 +220,11 @@ def test_killed_and_started_again_is_as_never_killed(tmp_path):
     actual = restored(killed, 40, devices=one, changes=CHANGES)
     assert training.same_bits(actual, expected)
     assert rows(killed) == rows(straight)
+    lost = [
+        rows(folder, timed=True)[-2]["goodput/lost_seconds"]
+        for folder in (killed, straight)
+    ]
+    assert lost[0] > 0.0 == lost[1]
     steps = [row["step"] for row in rows(killed) if "train/loss" in row]
     assert steps == list(range(1, 41))
 
@@ -324,3 +356,20 @@ def test_a_directory_of_another_run_is_refused(tmp_path):
     run(tmp_path / "run", "train.duration.steps=2")
     with pytest.raises(ConfigError, match=r"seed: 0 -> 1"):
         run(tmp_path / "run", "train.duration.steps=2", "seed=1")
+
+
+def test_a_run_whose_lock_was_taken_ends_with_its_own_code(
+    tmp_path, capsys, monkeypatch
+):
+    """The file is somebody else's when the first checkpoint is to be committed."""
+    save = Checkpoints.save
+
+    def taken(self, step, *arguments, **keywords):
+        (tmp_path / "run" / "lock").unlink()
+        save(self, step, *arguments, **keywords)
+
+    monkeypatch.setattr(Checkpoints, "save", taken)
+    assert cli.main(training.train_arguments(tmp_path / "run")) == 5
+    assert "lock" in capsys.readouterr().err
+    folder = tmp_path / "run" / "checkpoints"
+    assert not [path for path in folder.glob("*") if path.name.isdigit()]

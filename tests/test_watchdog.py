@@ -24,37 +24,57 @@ def watchdog(clock, **changes):
     return Watchdog(**settings | changes, clock=clock)
 
 
-def stints(dog, clock, phase, *seconds):
+def loop(dog, clock, *seconds):
+    """Passes of the loop, as training makes them: most phases are over at once."""
     for length in seconds:
-        dog.enter(phase)
-        clock.now += length
-        dog.enter("data")
+        dog.beat()
+        for phase, spent in (("data", 0.001), ("step", 0.0), ("step", length)):
+            dog.enter(phase)
+            clock.now += spent
+        dog.enter("step")
+    dog.beat()
 
 
 def test_the_least_time_and_ten_times_the_median():
     clock = Clock()
     dog = watchdog(clock)
-    stints(dog, clock, "step", 1.0, 1.0, 2.0)
+    loop(dog, clock, *[1.0] * 5)
     dog.enter("step")
     assert dog.limit() == 60.0
-    stints(dog, clock, "step", *[9.0] * 9)
+    loop(dog, clock, *[30.0] * 11)
     dog.enter("step")
-    assert dog.limit() == 90.0
-    clock.now += 89.0
+    assert dog.limit() == 300.0
+    clock.now += 299.0
     assert dog.overdue() == 0.0
     clock.now += 2.0
-    assert dog.overdue() == 91.0
+    assert dog.overdue() == 301.0
+    dog.enter("data")
+    assert dog.limit() == 60.0
+
+
+def test_the_first_steps_are_measured_by_the_compilation():
+    clock = Clock()
+    dog = watchdog(clock)
+    dog.enter("compile")
+    clock.now += 70.0
+    dog.enter("step")
+    loop(dog, clock, 69.0)
+    dog.enter("step")
+    assert dog.limit() == 700.0
+    loop(dog, clock, *[1.0] * 5)
+    dog.enter("step")
+    assert dog.limit() == 60.0
 
 
 def test_steps_ten_times_slower_are_no_alarm():
     clock = Clock()
     dog = watchdog(clock, seconds=5.0)
-    stints(dog, clock, "step", *[1.0] * 50)
-    for _ in range(50):
+    loop(dog, clock, *[1.0] * 50)
+    for _ in range(30):
+        dog.beat()
         dog.enter("step")
         clock.now += 9.9
         assert not dog.overdue()
-        dog.enter("data")
 
 
 def test_a_beat_is_progress():
@@ -73,7 +93,6 @@ def test_a_beat_is_progress():
 def test_a_compilation_has_a_limit_of_its_own(phase):
     clock = Clock()
     dog = watchdog(clock, compile_seconds=100.0)
-    stints(dog, clock, phase, 0.1, 0.1, 0.1, 0.1)
     dog.enter(phase)
     clock.now += 99.0
     assert not dog.overdue()
@@ -140,6 +159,15 @@ def test_a_stuck_process_ends_with_all_its_stacks_in_a_file(tmp_path):
     (stacks,) = tmp_path.glob("stacks-*.txt")
     assert str(stacks) in done.stderr
     assert "blocked_thread" in stacks.read_text()
+
+
+def test_where_a_process_waits_for_another_one():
+    clock = Clock()
+    dog = watchdog(clock, waits=("save",))
+    dog.enter("save")
+    assert dog.limit() == 1800.0
+    dog.enter("step")
+    assert dog.limit() == 60.0
 
 
 def test_off_and_closed_leave_no_thread(tmp_path):

@@ -12,6 +12,7 @@ import contextlib
 import os
 import pathlib
 import sys
+import time
 import traceback
 
 from vit_jax.cli_errors import is_users_mistake
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, overrides: list[str]) -> int:
     """Loads the config, trains, prints how it ended."""
+    options.started = time.perf_counter()
     with Stop(say=_say) as stop:
         from vit_jax import config as configs
 
@@ -79,6 +81,10 @@ def _with_peers(config, workdir, options, stop: Stop, peers) -> int:
         code, reason = 2, str(error)
         if is_users_mistake(error):
             _say(reason)
+        elif gone := peers.verdict():
+            from vit_jax.distributed import EXIT_CODE
+
+            return _end(gone, EXIT_CODE)
         else:
             traceback.print_exc()
             code = 1
@@ -91,14 +97,17 @@ def _train(config, workdir, options, stop: Stop, peers) -> int:
     from vit_jax.distributed import EXIT_CODE as PEER_GONE
     from vit_jax.distributed import PeerError, PeersRefused
     from vit_jax.lock import LockLostError
+    from vit_jax.outcome import Interrupted, RunError
+    from vit_jax.pending import NonFiniteError
     from vit_jax.report.summary import summary
-    from vit_jax.train import Interrupted, NonFiniteError, RunError, train
+    from vit_jax.train import train
 
     try:
         result = train(
             config,
             workdir,
             say=_print,
+            started=options.started,
             allow_config_change=options.allow_config_change,
             stop=stop,
             peers=peers,

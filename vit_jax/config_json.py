@@ -37,6 +37,8 @@ SAFE_TO_CHANGE = (
     "data.workers",
     "data.prefetch",
     "data.cache_mb",
+    "data.bad",  # up to where a run stopped, nothing was replaced
+    "data.max_bad",
     "model.remat",
     "model.unroll",
     "model.attention",

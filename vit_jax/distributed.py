@@ -22,6 +22,8 @@ import jax
 EXIT_CODE = 4
 
 _MISSED_SECONDS = 10.0  # without a sign of life
+_LEAVING_SECONDS = 10.0
+_DONE = "done"
 _PREFIX = "vit_jax"
 _KEPT: list[Any] = []  # a C callback must outlive its registration
 
@@ -109,21 +111,43 @@ class Peers:
         self.process_id, self.num_processes = process_id, num_processes
         self._release: Callable[[], object] = lambda: None
         self._refused = False  # to start: all know, and leave by themselves
+        self._failed = False
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="peers", daemon=True)
         self._seen: dict[int, tuple[str, float]] = {}
 
     def __enter__(self) -> "Peers":
         self._set(f"host/{self.process_id}", socket.gethostname())
+        now = time.monotonic()  # all have joined: one never heard of is gone, too
+        self._seen = {rank: ("", now) for rank in range(self.num_processes)}
         self._thread.start()
         self._explain_abort()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._set(f"alive/{self.process_id}", "done")
         self._closed.set()
         self._thread.join(5)
+        with contextlib.suppress(Exception):
+            self._set(f"alive/{self.process_id}", _DONE)
+            if not self._failed:
+                self._wait_for_the_others()
         signal.signal(signal.SIGABRT, signal.SIG_DFL)
+
+    def _wait_for_the_others(self) -> None:
+        """The store goes with the first process, and the last save is its work.
+
+        So it leaves last, though not for ever later; the others wait for its end.
+        """
+        ranks = range(1, self.num_processes) if self.process_id == 0 else [0]
+        deadline = time.monotonic() + _LEAVING_SECONDS
+        while not all(self._get(f"alive/{rank}") == _DONE for rank in ranks):
+            if self._get("gone"):
+                return
+            if self.process_id == 0 and time.monotonic() > deadline:
+                return
+            time.sleep(0.2)
+        if self.process_id == 0:
+            time.sleep(1.0)  # in which they read that it is done, and leave
 
     def releases(self, release: Callable[[], object]) -> None:
         """What to call before leaving: frees the work directory."""
@@ -167,6 +191,7 @@ class Peers:
 
     def fail(self, reason: str) -> None:
         """Tells the others why this process is about to leave, if they do not know."""
+        self._failed = True
         self._closed.set()  # what it tells is no news to itself
         if self._refused:
             return
@@ -211,7 +236,7 @@ class Peers:
             if self._seen.get(rank, ("", 0.0))[0] != value:
                 self._seen[rank] = (value, now)
         for rank, (value, since) in self._seen.items():
-            if value != "done" and now - since > _MISSED_SECONDS:
+            if value != _DONE and now - since > _MISSED_SECONDS:
                 host = self._get(f"host/{rank}") or "an unknown host"
                 gone = (
                     f"process {rank} on {host} is gone: no sign of life for "

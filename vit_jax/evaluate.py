@@ -1,6 +1,7 @@
 """Evaluation of a finished or running work directory."""
 
 import json
+from collections.abc import Callable
 
 import jax
 from etils import epath
@@ -11,12 +12,15 @@ from vit_jax.config import from_json
 from vit_jax.evaluations import Evaluations, Scalars
 
 
-def evaluate(workdir: str, *, step: str = "latest") -> tuple[int, Scalars]:
+def evaluate(
+    workdir: str, *, step: str = "latest", say: Callable[[str], object] = print
+) -> tuple[int, Scalars]:
     """Runs every evaluator of the run in ``workdir`` on one of its checkpoints.
 
     Args:
       workdir: of a run.
       step: a number, ``"latest"`` or ``"best"``.
+      say: prints a line.
 
     Returns:
       The step, and results by name such as ``val/accuracy``.
@@ -48,6 +52,8 @@ def evaluate(workdir: str, *, step: str = "latest") -> tuple[int, Scalars]:
                 results: Scalars = {}
                 for name in config.evals:
                     results |= evaluations.run(name, state)
+                    if bad := evaluations.take_bad(name):
+                        say(f"{name}: {len(bad)} damaged left out, such as {bad[0]}")
             finally:
                 evaluations.close()
     finally:

@@ -6,6 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vit_jax import setup
+from vit_jax.data.rows import BadExample
 
 Scalars = dict[str, float]
 
@@ -67,6 +68,10 @@ class Evaluations:
             for prefix, scalars in results.items()
             for key, value in scalars.items()
         }
+
+    def take_bad(self, name: str) -> list[BadExample]:
+        """Damaged examples that an evaluator left out, since the last call."""
+        return self._evaluators[name].take_bad()
 
     def close(self) -> None:
         """Frees the evaluators."""

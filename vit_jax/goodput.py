@@ -4,9 +4,8 @@ Goodput is the share of `step`; all else is badput. The totals of earlier attemp
 the same run are read back from its log, and work that was done twice becomes `lost`.
 """
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 PHASES: tuple[str, ...] = (
@@ -53,15 +52,6 @@ class Goodput:
         self.phase, self._since = phase, now
         return ended
 
-    @contextlib.contextmanager
-    def during(self, phase: str) -> Iterator[None]:
-        """A phase for a block; the one before it goes on afterwards."""
-        before = self.enter(phase)
-        try:
-            yield
-        finally:
-            self.enter(before)
-
     def add(self, earlier: Mapping[str, float]) -> None:
         """Counts the seconds of previous attempts, once they are known."""
         for phase, seconds in earlier.items():
@@ -86,27 +76,37 @@ class Goodput:
         return row
 
 
-def earlier_attempts(rows: Sequence[Mapping[str, Any]], start: int) -> dict[str, float]:
+def earlier_attempts(
+    rows: Sequence[Mapping[str, Any]],
+    start: int,
+    noted: Mapping[str, Any] | None = None,
+) -> dict[str, float]:
     """Seconds by phase of the attempts before one that resumes from step ``start``.
 
-    What was logged after ``start`` is about to be done again: its time, whatever the
-    phase, is `lost`. (Time between an attempt's last row and its death left no trace.)
+    What came after ``start`` is about to be done again: its time, whatever the phase,
+    is `lost`. (Time between the last sign of an attempt and its death left no trace.)
+
+    Args:
+      rows: of the log, those after ``start`` included.
+      start: where the run is resumed.
+      noted: a row that was kept beside the log.
     """
-    logged = [row for row in rows if f"{PREFIX}ratio" in row]
-    if not logged:
-        return {}
-    last = _seconds(logged[-1])
-    kept = [row for row in logged if row["step"] <= start]
-    before = _seconds(kept[-1]) if kept else dict.fromkeys(PHASES, 0.0)
-    again = sum(last.values()) - sum(before.values())
-    before["lost"] += max(0.0, again)
-    return before
+    known = [row for row in (*rows, noted or {}) if f"{PREFIX}ratio" in row]
+    last = max(map(_seconds, known), key=_total, default={})
+    kept = [_seconds(row) for row in known if row["step"] <= start]
+    before = max(kept, key=_total, default=dict.fromkeys(PHASES, 0.0))
+    again = _total(last) - _total(before)
+    return before | {"lost": before["lost"] + again}
 
 
 def _seconds(row: Mapping[str, Any]) -> dict[str, float]:
     return {
         phase: float(row.get(f"{PREFIX}{phase}_seconds") or 0.0) for phase in PHASES
     }
+
+
+def _total(seconds: Mapping[str, float]) -> float:
+    return sum(seconds.values())
 
 
 def table(seconds: Mapping[str, float]) -> str:

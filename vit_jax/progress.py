@@ -1,5 +1,6 @@
 """A run's place on the terminal: a live line, or plain lines where there is none."""
 
+import contextlib
 import io
 import math
 import os
@@ -56,7 +57,8 @@ class Progress:
 
     def __exit__(self, *exception: object) -> None:
         if self._live is not None:
-            self._live.stop()
+            with contextlib.suppress(OSError, ValueError):
+                self._live.stop()
             self._live = None
 
     def advance(self, step: int) -> None:
@@ -85,13 +87,13 @@ class Progress:
         """Prints a line, above the live one where there is one."""
         if self._quiet:
             return
-        if self._live is None:
-            try:
+        try:
+            if self._live is None:
                 print(line, file=self._stream, flush=True)
-            except (OSError, ValueError):  # closed by whoever read it: train on
-                self._quiet = True
-        else:
-            self._live.console.print(line, markup=False, highlight=False)
+            else:
+                self._live.console.print(line, markup=False, highlight=False)
+        except (OSError, ValueError):  # closed by whoever read it: train on
+            self._quiet = True
 
     def _eta(self, step: int) -> list[str]:
         rate = self._latest.get("img_per_sec", 0.0)

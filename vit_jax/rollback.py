@@ -1,13 +1,19 @@
 """Going back to the last checkpoint's parameters when the loss jumps.
 
 The data go on: the run continues at the step it had reached, with older parameters,
-and so does not meet the same examples again.
+and so does not meet the same examples again. Only checkpoints of the regular interval
+count, not those that a signal asked for: an interrupted run goes back to the same one.
 """
 
 import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
+
+
+class SpikeError(ArithmeticError):
+    """The loss jumped once too often; the message says how far."""
+
 
 EVENT = "train/rolled_back_to"
 
@@ -46,7 +52,7 @@ class Spikes:
         """Whether to go back, given the loss just logged.
 
         Raises:
-          ArithmeticError: it would be one rollback too many.
+          SpikeError: it would be one rollback too many.
         """
         known = self._losses
         high = (
@@ -58,7 +64,7 @@ class Spikes:
             self._add(loss)
             return False
         if self.rollbacks >= self._max:
-            raise ArithmeticError(
+            raise SpikeError(
                 f"loss {loss:.4g} is more than {self._factor:g} times the median of "
                 f"the last {self._window} logged, after {self.rollbacks} rollbacks "
                 "(train.rollback.max)"

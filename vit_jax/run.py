@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import math
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,17 +16,17 @@ from ml_collections import ConfigDict
 
 from vit_jax import metrics as reporting
 from vit_jax import setup, warm_start
-from vit_jax.checkpoint import Checkpoints
+from vit_jax.checkpoint import CheckpointError, Checkpoints
 from vit_jax.data.pipeline import Loader
 from vit_jax.distributed import Peers, PeersRefused
-from vit_jax.evaluations import Evaluations
+from vit_jax.evaluations import Evaluations, of
 from vit_jax.goodput import earlier_attempts
 from vit_jax.life import Life
 from vit_jax.lock import WorkdirLock
 from vit_jax.pending import Pending, streak_of
 from vit_jax.plan import chips
 from vit_jax.rollback import Spikes
-from vit_jax.run_files import BadExampleLog
+from vit_jax.run_files import BadExampleLog, note_goodput, noted_goodput
 
 Scalars = dict[str, float]
 
@@ -38,6 +39,7 @@ class Run:
     parts: setup.Parts
     steps: setup.Steps
     start: int
+    folder: epath.Path
     life: Life
     guard: Callable[[], None]  # raises when the work directory's lock was lost
     checkpoints: Checkpoints
@@ -53,9 +55,10 @@ class Run:
     done: frozenset[str]  # names of results that the log has at ``start``
     saved: int  # the newest saved step
 
-    def take_bad(self) -> list[Any]:
-        """Damaged examples that others took the place of, since the last call."""
-        return self.loader.take_bad() if self.loader is not None else []
+    def note_goodput(self, step: int) -> None:
+        """Keeps where the time went, up to a step."""
+        if jax.process_index() == 0:
+            note_goodput(self.folder, step, self.life.goodput.scalars())
 
     def ids_checksum(self, step: int) -> int | None:
         """A number that says whether two runs drew the same examples at a step."""
@@ -125,16 +128,18 @@ def open_run(
         say=say,
         alive=life.watchdog.beat,
     )
-    stack.callback(checkpoints.close)
-    with life.during("restore"):
-        state, start, known = restore_or_init(parts, checkpoints, source, say)
+    stack.callback(closed_quietly, checkpoints, say)
+    state, start, known = restore_or_init(parts, checkpoints, source, life, say)
     rows = read_log(folder)
-    life.goodput.add(earlier_attempts(rows, start))
+    life.goodput.add(earlier_attempts(rows, start, noted_goodput(folder)))
     rows = [row for row in rows if row["step"] <= start]
     here = {name: v for row in rows if row["step"] == start for name, v in row.items()}
+    before = start * config.train.batch_size
+    bad_examples = BadExampleLog(folder, jax.process_index(), before=before)
     loader = setup.build_loader(config, parts.mesh) if start < steps.total else None
     if loader is not None:
         stack.callback(loader.close)
+        loader.know_bad(bad_examples.training)
     evaluations = Evaluations(
         config,
         parts,
@@ -149,6 +154,7 @@ def open_run(
         parts=parts,
         steps=steps,
         start=start,
+        folder=folder,
         life=life,
         guard=functools.partial(lock.check, 0) if holds else _unguarded,
         checkpoints=checkpoints,
@@ -167,12 +173,27 @@ def open_run(
             example_ids=ids_of(config, loader),
         ),
         spikes=Spikes(**config.train.rollback, rows=rows),
-        bad_examples=BadExampleLog(folder, jax.process_index()),
-        known=known | {name: here[name] for name in known.keys() & here.keys()},
+        bad_examples=bad_examples,
+        known=known | evaluated(config, here),
         done=frozenset(here),
         saved=start,
     )
+    run.note_goodput(start)
     return run, state
+
+
+def evaluated(config: ConfigDict, row: dict[str, Any]) -> Scalars:
+    """The results of evaluations in a logged row, where null stands for NaN."""
+    results = {key: v for name in config.evals for key, v in of(name, row).items()}
+    return {key: math.nan if v is None else v for key, v in results.items()}
+
+
+def closed_quietly(checkpoints: Checkpoints, say: Callable) -> None:
+    """Closes checkpoints; an error here does not hide what ended the run."""
+    try:
+        checkpoints.close()
+    except CheckpointError as error:
+        say(f"warning: {error}")
 
 
 def _unguarded() -> None:
@@ -202,16 +223,21 @@ def restore_or_init(
     parts: setup.Parts,
     checkpoints: Checkpoints,
     source: warm_start.WarmStart | None,
+    life: Life,
     say: Callable,
 ) -> tuple[Any, int, Scalars]:
     """The state to start from, its step, and the evaluations known at that step."""
-    restored = checkpoints.restore_latest(parts.state_shapes)
+    with life.during("restore"):
+        restored = checkpoints.restore_latest(parts.state_shapes)
     if restored is not None:
         step, state, evaluations = restored
         say(f"resuming from step {step:,} in {checkpoints.directory}")
         return state, step, evaluations
-    state = parts.init()
-    return state if source is None else source.load(state, say=say), 0, {}
+    with life.during("compile"):
+        state = parts.init()
+    with life.during("restore"):
+        state = state if source is None else source.load(state, say=say)
+    return state, 0, {}
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """What a run keeps in its work directory beside checkpoints and metrics."""
 
+import contextlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from etils import epath
@@ -10,6 +11,7 @@ from ml_collections import ConfigDict
 from vit_jax import storage
 from vit_jax.config import ConfigError, diff, snapshot, unsafe_changes
 from vit_jax.data.facts import DatasetFacts
+from vit_jax.data.rows import BadExample
 
 
 def save_config(
@@ -41,7 +43,7 @@ def save_config(
     path = workdir / "config.json"
     new = snapshot(config) | {"data": facts.identity()}
     if path.exists():
-        old = json.loads(path.read_text())
+        old = read_config(path)
         changed = diff(old.get("data", new["data"]), new["data"])
         changed = [f"the data set itself: {line}" for line in changed]
         unsafe = unsafe_changes(old["config"], new["config"]) + changed
@@ -65,23 +67,75 @@ def save_config(
         storage.write_text(path, json.dumps(new, indent=2))
 
 
-class BadExampleLog:
-    """Appends the damaged examples that were skipped to ``bad_examples.jsonl``."""
+def read_config(path: epath.Path) -> dict[str, Any]:
+    """What ``config.json`` holds.
 
-    def __init__(self, workdir: epath.Path, process: int):
+    Raises:
+      ConfigError: it cannot be read.
+    """
+    try:
+        saved = json.loads(path.read_text())
+        if isinstance(saved, dict) and isinstance(saved.get("config"), dict):
+            return saved
+        reason = "it is no config of a run"
+    except (OSError, ValueError) as error:
+        reason = str(error)
+    raise ConfigError(
+        [f"{path} cannot be read ({reason}); restore it, or use another --workdir"]
+    )
+
+
+def note_goodput(workdir: epath.Path, step: int, row: Mapping[str, float]) -> None:
+    """Keeps where the time went up to a step, for an attempt that logs nothing more."""
+    with contextlib.suppress(OSError):  # a full disk: the log has it, too
+        text = json.dumps({"step": step, **row})
+        storage.write_text(workdir / "goodput.json", text)
+
+
+def noted_goodput(workdir: epath.Path) -> dict[str, Any]:
+    """What `note_goodput` kept last, if anything."""
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads((workdir / "goodput.json").read_text())
+    return {}
+
+
+class BadExampleLog:
+    """The damaged examples of a run, in ``bad_examples.jsonl``, a line each.
+
+    Args:
+      workdir: of the run.
+      process: each has a file of its own, with what it met itself.
+      before: position in the run where it is resumed; later ones will be met again.
+    """
+
+    def __init__(self, workdir: epath.Path, process: int, *, before: int = 0):
         name = "bad_examples" + (f"-{process}" if process else "") + ".jsonl"
         self._path = workdir / name
-        self.count = 0
-
-    def write(self, examples: Iterable[Any]) -> int:
-        """Writes those just met; returns how many."""
-        rows = [
-            json.dumps({"id": one.id, "where": one.where, "reason": one.reason})
-            for one in examples
+        rows = []
+        with contextlib.suppress(FileNotFoundError):
+            rows = [json.loads(line) for line in self._path.read_text().splitlines()]
+        self._rows = [
+            row for row in rows if "evaluation" in row or row["position"] < before
         ]
-        self.count += len(rows)
-        if rows:
-            known = self._path.read_text() if self._path.exists() else ""
-            fresh = [row for row in rows if row not in known.splitlines()]
-            storage.write_text(self._path, known + "".join(f"{row}\n" for row in fresh))
-        return len(rows)
+
+    @property
+    def training(self) -> list[BadExample]:
+        """Those that others took the place of."""
+        return [BadExample(**row) for row in self._rows if "evaluation" not in row]
+
+    def write(self, examples: Iterable[BadExample], *, evaluation: str = "") -> int:
+        """Adds those just met; returns how many are new.
+
+        Args:
+          examples: may be listed already.
+          evaluation: that left them out; training had others in their place.
+        """
+        about = {"evaluation": evaluation} if evaluation else {}
+        rows = [about | one._asdict() for one in examples]
+        new = [row for row in rows if row not in self._rows]
+        if new:
+            self._rows += new
+            text = "".join(f"{json.dumps(row)}\n" for row in self._rows)
+            with contextlib.suppress(OSError):  # a full disk; tried again with the next
+                storage.write_text(self._path, text)
+        return len(new)

@@ -15,9 +15,11 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
+_READ_SECONDS = 2.0  # in which the other processes read an announcement
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -146,7 +148,7 @@ class Stop:
 
     def _handle(self, number: int, frame: object) -> None:
         """The handler in the main thread; the rest happens in the listening thread."""
-        if self._interruptible:
+        if self._interruptible and self._something_to_save:
             self.signal = self.signal or number
             raise Stopping
 
@@ -198,6 +200,7 @@ class Stop:
             with contextlib.suppress(Exception):
                 self._agreement.post_count(-1)
                 self._agreement.announce_stop(number)
+                time.sleep(_READ_SECONDS)  # the store may go with this process
         with contextlib.suppress(Exception):
             self._release()
         name = signal.Signals(number).name

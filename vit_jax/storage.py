@@ -72,7 +72,10 @@ def write_text(path: Any, text: str) -> None:
         path.write_text(text)  # an object appears when it is complete
         return
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
+    with open(temporary, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())  # or a power failure leaves an empty file in its place
     temporary.replace(path)
 
 

@@ -11,37 +11,19 @@ from ml_collections import ConfigDict
 
 from vit_jax import goodput, rollback, setup, storage, warm_start
 from vit_jax import metrics as reporting
-from vit_jax.checkpoint import CheckpointError
 from vit_jax.data.errors import DataError
 from vit_jax.data.pipeline import train_batches
-from vit_jax.distributed import PeerError, Peers
+from vit_jax.distributed import Peers
 from vit_jax.evaluations import due, of
 from vit_jax.life import Life
-from vit_jax.lock import LockLostError
-from vit_jax.pending import NONFINITE, NonFiniteError, Scalars
+from vit_jax.outcome import Interrupted, explained
+from vit_jax.pending import NONFINITE, Scalars
 from vit_jax.report import curves
 from vit_jax.report.summary import Result, headline
 from vit_jax.run import Run, exclusive, open_run
 from vit_jax.run_files import save_config
 from vit_jax.stopping import Stop, Stopping
 from vit_jax.watchdog import Watchdog
-
-
-class RunError(RuntimeError):
-    """Something ended a run that had begun; the message says what is left."""
-
-
-class Interrupted(Exception):
-    """A signal ended the run, at a step that is saved.
-
-    Args:
-      signal: its number.
-      step: the newest saved step.
-    """
-
-    def __init__(self, signal: int, step: int):
-        super().__init__(f"stopped by signal {signal} at step {step}")
-        self.signal, self.step = signal, step
 
 
 def train(
@@ -52,6 +34,7 @@ def train(
     allow_config_change: bool = False,
     stop: Stop | None = None,
     peers: Peers | None = None,
+    started: float | None = None,
 ) -> Result:
     """Trains until the configured duration is over, resuming what is in ``workdir``.
 
@@ -62,6 +45,7 @@ def train(
       allow_config_change: resumes a run although its config asks for another one.
       stop: notices signals; one is made where none is given.
       peers: the other processes of the run, if there are any.
+      started: `time.perf_counter` when the command began; default: now.
 
     Raises:
       ConfigError: the config is wrong, or another run is in the directory. Nothing
@@ -73,7 +57,7 @@ def train(
       PeerError: another process of the run is gone.
       Interrupted: a signal came; the state is saved.
     """
-    started = time.perf_counter()
+    started = time.perf_counter() if started is None else started
     storage.prepare(workdir)
     folder = epath.Path(workdir).expanduser()
     first = jax.process_index() == 0
@@ -89,7 +73,12 @@ def train(
         if peers is not None:
             peers.releases(lock.release)
         watchdog = stack.enter_context(
-            Watchdog(**config.train.watchdog, folder=folder, on_expire=lock.release)
+            Watchdog(
+                **config.train.watchdog,
+                folder=folder,
+                on_expire=lock.release,
+                waits=() if first else ("restore", "save"),  # for the first process
+            )
         )
         life = Life(goodput.Goodput(started=started), watchdog, stop)
         parts = setup.build_parts(config, steps)
@@ -120,17 +109,16 @@ def train(
             say(headline(config, facts, parts, steps))
         stack.enter_context(explained(run, peers))
         run_loop(run, state)
-        watchdog.close()  # closing files has limits of its own
         if run.start < steps.total:
             run.progress.say(f"time: {goodput.table(life.goodput.seconds())}")
     if run.start < steps.total and first:
         try:
             curves.draw(folder)
-        except OSError as error:  # such as a full disk; the run is complete
+        except Exception as error:  # such as a full disk; the run is complete
             say(f"no figures: {error}")
     return Result(
         steps=steps.total,
-        trained_steps=steps.total - run.start,
+        trained_steps=max(0, steps.total - run.start),
         seconds=time.perf_counter() - started,
         img_per_sec=run.rates.average(),
         evaluations=run.known,
@@ -140,36 +128,6 @@ def train(
 
 def _nothing(line: str) -> None:
     """Says nothing: of several processes, the first speaks."""
-
-
-@contextlib.contextmanager
-def explained(run: Run, peers: Peers | None) -> Iterator[None]:
-    """Errors of a run that had begun say what is left, and who was gone."""
-    try:
-        yield
-    except NonFiniteError as error:
-        raise NonFiniteError(f"{error}; {what_is_left(run)}") from None
-    except (CheckpointError, DataError, ArithmeticError) as error:
-        if isinstance(error.__cause__, LockLostError):
-            raise error.__cause__ from None
-        raise RunError(f"{error}; {what_is_left(run)}") from error
-    except (Interrupted, KeyboardInterrupt):
-        raise
-    except Exception as error:
-        gone = peers.verdict() if peers is not None else None
-        if gone is None:
-            raise
-        raise PeerError(f"{gone}; {what_is_left(run)}") from error
-
-
-def what_is_left(run: Run) -> str:
-    """Where the same command would begin."""
-    with contextlib.suppress(Exception):
-        run.checkpoints.wait()
-    latest, folder = run.checkpoints.latest(), run.checkpoints.directory
-    if latest is None:
-        return "no checkpoint was saved before it"
-    return f"the last good checkpoint is of step {latest} in {folder}"
 
 
 def run_loop(run: Run, state: Any) -> None:
@@ -188,19 +146,22 @@ def run_loop(run: Run, state: Any) -> None:
             for step in range(run.start, total + 1):
                 run.life.tick()
                 measured = evaluate(run, step, state)
-                if step > run.start and (
-                    step == total or due(step, run.steps.checkpoint_every)
-                ):
+                if saves(run, step, measured):
                     save(run, step, state, measured)
                 if step == total:
                     break
-                with run.life.during("data"), run.life.stop.interruptible():
+                # A stream may read over a whole epoch before its first batch.
+                waiting = "init" if step == run.start else "data"
+                with run.life.during(waiting), run.life.stop.interruptible():
                     batch = next(batches)
                 state = advance(run, step, state, batch)
                 if step + 1 == total or due(step + 1, run.steps.log_every):
                     state = log(run, step, state)
         with run.life.during("save"):
-            run.checkpoints.wait()
+            run.checkpoints.wait(verified=False)
+            while run.checkpoints.verifying() and not run.life.stop.signal:
+                time.sleep(0.01)  # complete: a signal only ends reading back
+            run.checkpoints.poll()
     except Stopping:
         with run.life.during("save"):
             if step > run.saved:
@@ -209,6 +170,7 @@ def run_loop(run: Run, state: Any) -> None:
             run.checkpoints.wait(verified=False)  # the next start verifies it
         raise Interrupted(run.life.stop.signal, step) from None
     except DataError:  # no fault of the state: nothing done so far is lost
+        list_bad(run, None)
         if step > run.saved and jax.process_count() == 1:
             take(run)
             save(run, step, state, [])
@@ -225,14 +187,25 @@ def evaluate(run: Run, step: int, state: Any) -> list[str]:
     with run.life.during("eval"), run.rates.pause():
         for name in measured:
             run.known = run.known | run.evaluations.run(name, state)
+            bad = run.evaluations.take_bad(name)
+            if new := run.bad_examples.write(bad, evaluation=name):
+                run.progress.say(f"{new} damaged examples are left out of {name}")
             run.writer.write_scalars(step, of(name, run.known))
     return measured
+
+
+def saves(run: Run, step: int, measured: list[str]) -> bool:
+    """Whether a step is saved; one that is there already if it is measured only now."""
+    if step == run.start:
+        return bool(measured)
+    return step == run.steps.total or due(step, run.steps.checkpoint_every)
 
 
 def save(run: Run, step: int, state: Any, measured: list[str]) -> None:
     """Starts a save; the copy off the devices is waited for."""
     take(run)
     with run.life.during("save"), run.rates.pause():
+        list_bad(run, step)
         run.writer.flush()  # first: a checkpoint is never ahead of the log
         best = run.config.checkpoint.best.rpartition("/")[0].removesuffix("_ema")
         run.checkpoints.save(step, state, run.known, measured=best in measured)
@@ -284,21 +257,34 @@ def log(run: Run, step: int, state: Any) -> Any:
     checksum = run.ids_checksum(step) if run.config.log.example_ids else None
     if checksum is not None:
         scalars["data/example_ids"] = float(checksum)
-    if bad := run.bad_examples.write(run.take_bad()):
-        run.progress.say(f"{bad} damaged examples were replaced")
-    if run.bad_examples.count:
-        scalars["data/bad_examples"] = float(run.bad_examples.count)
+    if bad := list_bad(run, step + 1):
+        scalars["data/bad_examples"] = float(bad)
     run.writer.write_scalars(step + 1, scalars)
     if not run.spikes.spiked(row["loss"]):
         return state
     return roll_back(run, step + 1, state)
 
 
+def list_bad(run: Run, step: int | None) -> int:
+    """Lists the damaged examples of the first ``step`` steps; returns their number.
+
+    None: also those of batches that were only loaded.
+    """
+    if run.loader is None:
+        return 0
+    before = None if step is None else step * run.loader.batch_size
+    if new := run.bad_examples.write(run.loader.take_bad(before)):
+        run.progress.say(f"{new} damaged examples were replaced")
+    return len(run.bad_examples.training)
+
+
 def roll_back(run: Run, step: int, state: Any) -> Any:
     """The state of the last checkpoint, placed at this step of the data."""
     with run.life.during("restore"), run.rates.pause():
         run.checkpoints.wait()
-        restored = run.checkpoints.restore_latest(run.parts.state_shapes)
+        restored = run.checkpoints.restore_latest(
+            run.parts.state_shapes, every=run.steps.checkpoint_every
+        )
     if restored is None:
         run.progress.say(f"loss spike at step {step}, but there is no checkpoint yet")
         return state

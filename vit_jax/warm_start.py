@@ -1,7 +1,6 @@
 """Starting a run from other weights: `model.init_from`, in any readable format."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +11,7 @@ from ml_collections import ConfigDict
 
 from vit_jax.config import ConfigError, from_json
 from vit_jax.models import variants
+from vit_jax.run_files import read_config
 from vit_jax.weights.base import TRAINING_ONLY
 from vit_jax.weights.build import by_path, fill
 from vit_jax.weights.files import WeightsError
@@ -89,7 +89,7 @@ def adopt(config: ConfigDict, workdir: epath.Path) -> ConfigDict:
         return config
     config = config.copy_and_resolve_references().unlock()
     if (saved := workdir / "config.json").exists():
-        before = from_json(json.loads(saved.read_text())["config"])
+        before = from_json(read_config(saved)["config"])
         if before.model.init_from == config.model.init_from:
             for name in set(before.model) - _OWN:
                 config.model[name] = before.model[name]

@@ -2,7 +2,8 @@
 
 A stuck collective, disk or data thread otherwise holds a whole pod until somebody
 looks. The watchdog is a thread; in case the interpreter itself is stuck (a library
-that never gives the lock back), `faulthandler`'s own timer ends the process later.
+that never gives the lock back), `faulthandler`'s own timer ends the process later,
+with the stacks on standard error and code 1.
 """
 
 import collections
@@ -25,7 +26,7 @@ LONG_PHASES = ("init", "compile")
 # Their progress shows in what the process reads and writes.
 IO_PHASES = ("restore", "save")
 _GRACE = 30.0  # seconds that the thread is given before faulthandler's timer acts
-_PART = 1 << 16  # bytes; less may be a progress bar or a heartbeat
+_PART = 1 << 16  # bytes between looks; less may be a progress bar or a heartbeat
 _SPARED = 3  # stints of a phase before its median counts
 
 
@@ -42,12 +43,9 @@ class Traffic:
         self._before = self._total()
 
     def moved(self) -> bool:
-        """Whether a part of a save or restore was moved since this last was true."""
-        now = self._total()
-        if now - self._before < _PART:
-            return False
-        self._before = now
-        return True
+        """Whether a part of a save or restore was moved since the last look."""
+        before, self._before = self._before, self._total()
+        return self._before - before >= _PART
 
     def _total(self) -> int:
         total = -self._own
@@ -58,8 +56,9 @@ class Traffic:
         if self._network:
             with contextlib.suppress(OSError, ValueError):
                 text = Path("/proc/self/net/dev").read_text()
-                rows = [row.partition(":")[2].split() for row in text.splitlines()[2:]]
-                total += sum(int(row[0]) + int(row[8]) for row in rows)
+                rows = [row.partition(":") for row in text.splitlines()[2:]]
+                counts = [row[2].split() for row in rows if row[0].strip() != "lo"]
+                total += sum(int(count[0]) + int(count[8]) for count in counts)
                 self._own += len(text)
         return total
 
@@ -68,12 +67,16 @@ class Watchdog:
     """Watches that phases end or beat in time.
 
     A phase may last ``seconds`` without a beat, or ``factor`` times its median so far
-    if that is longer; `LONG_PHASES` may last ``compile_seconds``.
+    if that is longer; `LONG_PHASES` may last ``compile_seconds``. Medians are of a
+    phase's time between two beats. The first steps, before there is one, are measured
+    by the compilation, which holds the first of them.
 
     Args:
       seconds: 0 turns the watchdog off.
       factor: times the median.
       compile_seconds: 0 means no limit for a compilation.
+      waits: other phases with the limit of a compilation: those in which this process
+        waits for another one, which has a watchdog itself.
       folder: where the stacks are written, if it is local; else a temporary folder.
       on_expire: called before the process ends; must be quick (releases the lock).
       leave: ends the process.
@@ -86,6 +89,7 @@ class Watchdog:
         factor: float,
         compile_seconds: float,
         folder: str | os.PathLike,
+        waits: tuple[str, ...] = (),
         on_expire: Callable[[], None] = lambda: None,
         leave: Callable[[int], object] = os._exit,
         clock: Callable[[], float] = time.monotonic,
@@ -94,6 +98,8 @@ class Watchdog:
         self._compile_seconds = compile_seconds
         self._folder, self._on_expire, self._leave = folder, on_expire, leave
         self._clock = clock
+        self._long = (*LONG_PHASES, *waits)
+        self._since: dict[str, float] = collections.defaultdict(float)  # the last beat
         self._durations: dict[str, collections.deque[float]] = {}
         self._phase, self._beaten = "init", clock()
         self._traffic = Traffic(network="://" in os.fspath(folder))
@@ -103,20 +109,26 @@ class Watchdog:
     def enter(self, phase: str) -> None:
         """A phase ended and this one begins."""
         now = self._clock()
-        stints = self._durations.setdefault(self._phase, collections.deque(maxlen=101))
-        stints.append(now - self._beaten)
+        self._since[self._phase] += now - self._beaten
         self._phase, self._beaten = phase, now
 
     def beat(self) -> None:
-        """Progress within the phase, such as a batch of an evaluation."""
+        """Progress, such as a step or a batch of an evaluation."""
         self.enter(self._phase)
+        spent, self._since = self._since, collections.defaultdict(float)
+        for phase, seconds in spent.items():
+            known = self._durations.setdefault(phase, collections.deque(maxlen=101))
+            known.append(seconds)
 
     def limit(self) -> float:
         """Seconds that the present phase may last without a beat; 0: for ever."""
-        if self._phase in LONG_PHASES:
+        if self._phase in self._long:
             return self._compile_seconds
-        stints = list(self._durations.get(self._phase, ()))
-        median = statistics.median(stints) if len(stints) >= _SPARED else 0.0
+        known = list(self._durations.get(self._phase, ()))
+        if len(known) < _SPARED:
+            first = "compile" if self._phase == "step" else ""
+            known = list(self._durations.get(first, ()))
+        median = statistics.median(known) if known else 0.0
         return max(self._seconds, self._factor * median)
 
     def overdue(self) -> float:
@@ -153,6 +165,8 @@ class Watchdog:
             if limit := self.limit():
                 # For when this thread cannot run any more.
                 faulthandler.dump_traceback_later(limit + _GRACE, exit=True, file=2)
+            else:
+                faulthandler.cancel_dump_traceback_later()
 
     def _expire(self, waited: float) -> None:
         path = self._write_stacks()

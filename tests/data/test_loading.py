@@ -273,6 +273,28 @@ def test_evaluation_leaves_bad_examples_out(make_loader, devices):
         list(pipeline.eval_batches(make_loader(sources.Numbers(21, bad=bad))))
 
 
+def test_what_was_loaded_ahead_is_taken_with_its_step(make_loader):
+    loader = make_loader(sources.Numbers(40, bad=[3, 20, 21]), bad="skip", max_bad=3)
+    for step in range(2):
+        loader.batch(np.arange(16) + 16 * step, 16 * step)
+    assert [found.id for found in loader.take_bad(16)] == [3]
+    assert loader.take_bad(20) == []
+    assert [(found.id, found.position) for found in loader.take_bad(32)] == [
+        (20, 20),
+        (21, 21),
+    ]
+
+
+def test_what_a_resumed_run_knew_counts(make_loader):
+    first = make_loader(sources.Numbers(40, bad=[3, 20]), bad="skip", max_bad=2)
+    first.batch(np.arange(16), 0)
+    again = make_loader(sources.Numbers(40, bad=[3, 20, 21]), bad="skip", max_bad=2)
+    again.know_bad(first.take_bad())
+    with pytest.raises(DataError, match="3 examples are damaged, more than 2"):
+        again.batch(np.arange(16) + 16, 16)
+    assert [found.id for found in again.take_bad()] == [20, 21]
+
+
 def test_storage_that_comes_back_is_read_again(make_loader, monkeypatch):
     monkeypatch.setattr(retry, "RETRY_AFTER", (0.01, 0.01, 0.01))
     source = sources.Flaky(50)

@@ -63,6 +63,7 @@ class Keeper:
                 f"checkpoints in {self._folder.path} could not be looked after: "
                 f"{first_line(error)}; {self._folder.newest_good()}"
             )
+            self.error.__cause__ = error
 
     def _read_back(self, step: int) -> bool:
         """Verifies a step; whether to go on with the next."""
@@ -92,6 +93,10 @@ class Keeper:
         for step in sorted(gone):
             self._guard()
             self._folder.delete(step)
+
+    def busy(self) -> bool:
+        """Whether something that was started is not done."""
+        return self._work is not None and not self._work.done()
 
     def join(self) -> None:
         """Returns when all that was started is done."""

@@ -145,16 +145,19 @@ class Checkpoints:
 
     # Restoring
 
-    def restore_latest(self, abstract: Any) -> tuple[int, Any, dict[str, float]] | None:
+    def restore_latest(
+        self, abstract: Any, *, every: int = 1
+    ) -> tuple[int, Any, dict[str, float]] | None:
         """The newest step that is right: step, state and evaluations.
 
         Damaged steps are set aside in ``quarantine/`` with one message each.
 
         Args:
           abstract: the state's shapes and dtypes, with the shardings to restore into.
+          every: only steps that this divides.
 
         Returns:
-          None where nothing was ever saved.
+          None where nothing was ever saved, or no such step is there.
 
         Raises:
           CheckpointError: no step is left that is right, or what is wrong is not the
@@ -163,6 +166,8 @@ class Checkpoints:
         self._settle()
         tried = []
         for step in agree.steps(self._folder.steps):
+            if step % every:
+                continue
             try:
                 state, meta = self._load(step, abstract)
             except DamageError as damage:
@@ -258,6 +263,10 @@ class Checkpoints:
         if verified:
             self._keeper.join()
         self.poll()
+
+    def verifying(self) -> bool:
+        """Whether a step is still being read back."""
+        return self._keeper.busy()
 
     def close(self) -> None:
         """Waits for the save under way, breaks off reading back, and frees threads.

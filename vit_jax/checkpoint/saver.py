@@ -43,13 +43,18 @@ class Saver:
     def save(
         self, step: int, state: Any, evaluations: Mapping[str, float], measured: bool
     ) -> None:
-        """Starts a save, or does nothing if the same arrays are there already."""
+        """Starts a save, or does nothing if all that is there already.
+
+        The same arrays are saved again when they were measured since.
+        """
         digests = digest.start(state)
         leaves = jax.tree.leaves(state)
         size = sum(leaf.nbytes for leaf in leaves)
         agree.on_all(lambda: self._check_space(step, size))
         try:
-            wanted = agree.on_all(lambda: self._make_room(step, state, digests))
+            wanted = agree.on_all(
+                lambda: self._make_room(step, state, digests, measured)
+            )
         except OSError as error:
             raise self._failed(step, error, size) from error
         if not agree.from_primary(wanted):
@@ -94,7 +99,9 @@ class Saver:
             f"{self._folder.newest_good()}"
         )
 
-    def _make_room(self, step: int, state: Any, digests: jax.Array) -> bool:
+    def _make_room(
+        self, step: int, state: Any, digests: jax.Array, measured: bool
+    ) -> bool:
         """Whether to save a step, taking away another of the same number."""
         if not agree.primary():
             return True
@@ -104,8 +111,9 @@ class Saver:
             return True
         new = dict(zip(digest.names(state), digest.as_texts(digests), strict=True))
         with contextlib.suppress(DamageError):
-            leaves = self._folder.meta(step).leaves
-            if new == {name: leaf.digest for name, leaf in leaves.items()}:
+            meta = self._folder.meta(step)
+            same = new == {name: leaf.digest for name, leaf in meta.leaves.items()}
+            if same and (meta.measured or not measured):
                 return False
         self._folder.replace(step)
         return True
@@ -134,6 +142,7 @@ class Saver:
                 self._committed()
         except BaseException as error:
             self.error = self._failed(step, error, size)
+            self.error.__cause__ = error
         finally:
             self._writing = None
 

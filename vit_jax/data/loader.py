@@ -3,7 +3,7 @@
 import functools
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -231,7 +231,8 @@ class Loader:
         """
         if not self._skip:
             raise BadExampleError(
-                f"{found} (to leave damaged examples out: data.bad=skip)"
+                f"{found} (the same command with --config.data.bad=skip leaves "
+                "damaged examples out)"
             )
         with self._noting:
             if found.id in self._known_bad:
@@ -242,7 +243,7 @@ class Loader:
         if count > self._max_bad:
             raise DataError(
                 f"{count} examples are damaged, more than {self._max_bad} "
-                f"(data.max_bad); the last: {found}"
+                f"(data.max_bad, which a resumed run may raise); the last: {found}"
             )
 
     def _replacement(self, row: Row) -> tuple[np.ndarray, int]:
@@ -261,11 +262,24 @@ class Loader:
             "in its place"
         )
 
-    def take_bad(self) -> list[BadExample]:
-        """The damaged examples found since the last call; each once in a run."""
+    def take_bad(self, before: int | None = None) -> list[BadExample]:
+        """The damaged examples found and not taken yet; each once in a run.
+
+        Args:
+          before: leaves those that rows from this position of the run on met first,
+            which were only loaded ahead.
+        """
         with self._noting:
-            taken, self._new_bad = self._new_bad, []
-        return taken
+            found, self._new_bad = self._new_bad, []
+            if before is None:
+                return found
+            self._new_bad = [one for one in found if one.position >= before]
+        return [one for one in found if one.position < before]
+
+    def know_bad(self, examples: Iterable[BadExample]) -> None:
+        """Takes over what the part of the run that is resumed has found."""
+        with self._noting:
+            self._known_bad |= {one.id for one in examples}
 
     def _place(self, **columns: np.ndarray) -> dict[str, jax.Array]:
         """Local rows as global arrays, each device its own."""

@@ -31,6 +31,7 @@ class BadExample(NamedTuple):
     id: int
     where: str  # file and record
     reason: str
+    position: int = 0  # of the row that met it first
 
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}"
@@ -131,7 +132,7 @@ class RowLoader:
         except BadExampleError as error:
             where = self.where(row.id)
             reason = str(error).removeprefix(where).removeprefix(": ")
-            return None, 0, BadExample(row.id, where, reason)
+            return None, 0, BadExample(row.id, where, reason, row.position)
         except Exception as error:
             self._say_where(error, row.id)
             raise

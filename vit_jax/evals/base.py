@@ -2,6 +2,8 @@
 
 from typing import Any, Protocol, runtime_checkable
 
+from vit_jax.data.rows import BadExample
+
 
 @runtime_checkable
 class Evaluator(Protocol):
@@ -9,6 +11,10 @@ class Evaluator(Protocol):
 
     def run(self, params: dict[str, Any], frozen: dict[str, Any]) -> dict[str, float]:
         """Returns named numbers, such as ``{"accuracy": 0.97}``."""
+        ...
+
+    def take_bad(self) -> list[BadExample]:
+        """Damaged examples that were left out, since the last call."""
         ...
 
     def close(self) -> None:

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vit_jax.data.errors import DataError
 from vit_jax.data.mixing import normalize
 from vit_jax.data.pipeline import Loader, eval_batches
+from vit_jax.data.rows import BadExample
 from vit_jax.objectives.base import merge
 
 
@@ -66,11 +68,17 @@ class Classification:
         sums = jax.tree.map(
             lambda *parts: sum(map(float, parts)), *jax.device_get(counts)
         )
+        if not sums["examples"]:
+            raise DataError("not one example of the evaluation's split is good")
         return {
             "accuracy": sums["correct"] / sums["examples"],
             "loss": sums["loss"] / sums["examples"],
             "examples": sums["examples"],
         }
+
+    def take_bad(self) -> list[BadExample]:
+        """Damaged examples that were left out, since the last call."""
+        return self.loader.take_bad()
 
     def close(self) -> None:
         """Ends the loader's threads."""
