@@ -198,7 +198,7 @@ def test_stop_names_file_record_and_reason_at_its_place(make_loader):
         make_loader(source), start=0, stop=4, shuffle=False, depth=3
     )
     assert [batch["label"][0] for batch in (next(batches), next(batches))] == [0, 16]
-    with pytest.raises(BadExampleError, match=r"^numbers, record 40: is garbled \(to"):
+    with pytest.raises(BadExampleError, match=r"^numbers, record 40: is garbled \(the same"):
         next(batches)
 
 
@@ -239,7 +239,7 @@ def test_bad_examples_are_counted_once_and_taken_once(make_loader):
     loader = make_loader(sources.Numbers(20, bad=[4, 11]), bad="skip", max_bad=2)
     list(pipeline.train_batches(loader, start=0, stop=2, **ANY))
     taken = loader.take_bad()
-    assert sorted(taken) == [
+    assert sorted(found[:3] for found in taken) == [
         (4, "numbers, record 4", "is garbled"),
         (11, "numbers, record 11", "is garbled"),
     ]
@@ -249,7 +249,7 @@ def test_bad_examples_are_counted_once_and_taken_once(make_loader):
 
 def test_too_many_bad_examples_stop_all_the_same(make_loader):
     loader = make_loader(sources.Numbers(20, bad=[4, 11, 12]), bad="skip", max_bad=2)
-    message = r"3 examples are damaged, more than 2 \(data.max_bad\); the last: numbers"
+    message = r"3 examples are damaged, more than 2 \(data.max_bad, .*; the last: numb"
     with pytest.raises(DataError, match=message):
         list(pipeline.train_batches(loader, start=0, stop=2, **ANY))
 
