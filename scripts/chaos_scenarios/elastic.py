@@ -73,6 +73,11 @@ class Straight:
         return workdir
 
 
+def layout(devices: int) -> str:
+    """How a run's first lines end."""
+    return f"data {devices}" if devices > 1 else "one device"
+
+
 def trial(
     context: Context,
     straight: Straight,
@@ -94,7 +99,7 @@ def trial(
     problems = []
     if (
         f"resuming from step {CUT} " not in said
-        or f"data {after.devices}\n" not in said
+        or f"{layout(after.devices)}\n" not in said
     ):
         problems.append(f"not resumed at step {CUT} on {after.devices} devices")
     if compare.example_checksums(workdir) != compare.example_checksums(reference):
