@@ -1,6 +1,8 @@
 """What happens to a step after its commit: read back, marked or set aside, tidied."""
 
 import concurrent.futures
+import contextlib
+import ctypes
 import threading
 from collections.abc import Callable
 
@@ -8,6 +10,16 @@ from vit_jax.checkpoint import policy
 from vit_jax.checkpoint.arrays import StepArrays
 from vit_jax.checkpoint.errors import CheckpointError, DamageError, first_line
 from vit_jax.checkpoint.folder import Folder
+
+
+def _give_back_memory() -> None:
+    """Returns what writing and reading back freed to the system, where glibc can.
+
+    It keeps freed memory for each of the threads that allocated some, and every save
+    has new ones: a run of many saves would grow.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class Keeper:
@@ -56,6 +68,7 @@ class Keeper:
                 if step is None or not self._read_back(step):
                     break
             self._tidy()
+            _give_back_memory()
         except CheckpointError as error:
             self.error = error
         except BaseException as error:
