@@ -40,5 +40,5 @@ def test_hardware_is_checked_with_everything_else(tmp_path):
         setup.describe_data(config)
     message = str(caught.value)
     assert "not prepared" in message
-    assert "seed must be finite and not negative" in message
+    assert "seed must be in 0..4294967295" in message
     assert "NVIDIA GPU" in message

@@ -191,10 +191,10 @@ class Peers:
 
     def fail(self, reason: str) -> None:
         """Tells the others why this process is about to leave, if they do not know."""
-        self._failed = True
         self._closed.set()  # what it tells is no news to itself
         if self._refused:
             return
+        self._failed = True
         with contextlib.suppress(Exception):
             self._set("gone", f"process {self.process_id}: {reason}")
             time.sleep(2.0)  # they read it before the coordinator may go

@@ -198,7 +198,9 @@ def test_stop_names_file_record_and_reason_at_its_place(make_loader):
         make_loader(source), start=0, stop=4, shuffle=False, depth=3
     )
     assert [batch["label"][0] for batch in (next(batches), next(batches))] == [0, 16]
-    with pytest.raises(BadExampleError, match=r"^numbers, record 40: is garbled \(the same"):
+    with pytest.raises(
+        BadExampleError, match=r"^numbers, record 40: is garbled \(the same"
+    ):
         next(batches)
 
 
