@@ -184,7 +184,9 @@ def run_trials(
 def counted(outcomes: Sequence[Outcome]) -> str:
     """How often each kind was seen: ``fell back 31, harmless 9``."""
     kinds = collections.Counter(outcome.kind for outcome in outcomes)
-    return ", ".join(f"{kind} {number}" for kind, number in kinds.most_common())
+    # Trials end in any order: kinds seen equally often are sorted by name.
+    ordered = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{kind} {number}" for kind, number in ordered)
 
 
 def passed(scenario: Scenario, outcomes: Sequence[Outcome]) -> bool:

@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+import time
 
 import pytest
 
@@ -94,6 +95,34 @@ def test_saves_faster_than_they_can_be_read_back_do_not_pile_up(tmp_path, monkey
     assert len(steps.saved(folder)) == 2
     assert verified(folder) == steps.saved(folder)
     checkpoints.close()
+
+
+def test_saves_that_never_let_it_catch_up_do_not_pile_up(tmp_path, monkeypatch):
+    folder = tmp_path / "c"
+    checkpoints = Checkpoints(folder)
+    committed, reading = iter(range(2, 12)), threading.Semaphore(0)
+    right, most = StepArrays.check, []
+
+    def check_after_another(self, *args):
+        reading.release()  # now the next one is saved, and committed before this is read
+        deadline = time.monotonic() + 60
+        wanted = next(committed, None)
+        while wanted and wanted not in steps.saved(folder):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        most.append(len(steps.saved(folder)))
+        return right(self, *args)
+
+    monkeypatch.setattr(StepArrays, "check", check_after_another)
+    checkpoints.save(1, steps.state_of(1), {})
+    for step in range(2, 12):
+        assert reading.acquire(timeout=60)
+        checkpoints.save(step, steps.state_of(step), {})
+    checkpoints.wait()
+    checkpoints.close()
+    assert len(most) >= 8
+    assert max(most) <= 4  # two verified, the one being read, the newest
+    assert steps.saved(folder) == [10, 11]
 
 
 def test_closing_does_not_wait_for_what_is_being_read_back(tmp_path, monkeypatch):

@@ -61,14 +61,10 @@ class Keeper:
 
     def _look_after(self) -> None:
         try:
-            while self._verify and not self._stopping.is_set():
-                good = self._folder.verified(self._folder.metas())
-                steps = self._folder.steps()
-                step = policy.next_to_verify(steps, good, self._keep)
-                if step is None or not self._read_back(step):
-                    break
+            # After each: it may not end while saves come faster than it reads.
+            while self._verify and self._read_back_next():
+                self._tidy()
             self._tidy()
-            _give_back_memory()
         except CheckpointError as error:
             self.error = error
         except BaseException as error:
@@ -78,8 +74,16 @@ class Keeper:
             )
             self.error.__cause__ = error
 
+    def _read_back_next(self) -> bool:
+        """Verifies the step that is next; whether there was one, and it is good."""
+        if self._stopping.is_set():
+            return False
+        good = self._folder.verified(self._folder.metas())
+        step = policy.next_to_verify(self._folder.steps(), good, self._keep)
+        return step is not None and self._read_back(step)
+
     def _read_back(self, step: int) -> bool:
-        """Verifies a step; whether to go on with the next."""
+        """Verifies a step; whether it could be."""
         try:
             meta = self._folder.meta(step)
             arrays = StepArrays(self._folder.state_path(step), meta.leaves)
@@ -106,6 +110,7 @@ class Keeper:
         for step in sorted(gone):
             self._guard()
             self._folder.delete(step)
+        _give_back_memory()
 
     def busy(self) -> bool:
         """Whether something that was started is not done."""

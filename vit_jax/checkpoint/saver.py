@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from vit_jax import digest
-from vit_jax.checkpoint import agree
+from vit_jax.checkpoint import agree, leaks
 from vit_jax.checkpoint.arrays import LeafMeta
 from vit_jax.checkpoint.errors import (
     CheckpointError,
@@ -75,6 +75,7 @@ class Saver:
         import orbax.checkpoint as ocp
 
         if self._orbax is None:
+            leaks.avoid()
             options = ocp.options.AsyncOptions(
                 # Despite its name orbax calls it on the first process just before the
                 # commit, when all arrays are written; raising keeps it from committing.
