@@ -6,7 +6,8 @@ from pathlib import Path
 from jaxtyping import install_import_hook
 
 ROOT = Path(__file__).resolve().parents[1]
-DEVICES = "--xla_force_host_platform_device_count=8"
+# Most of a test's time is compilation; programs of this size need no optimising.
+DEVICES = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}".strip()

@@ -35,7 +35,10 @@ TINY = (
 
 def environment(devices=1):
     """What a subprocess runs with: as the tests, with fewer devices."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = (
+        f"--xla_force_host_platform_device_count={devices} "
+        "--xla_backend_optimization_level=0"
+    )
     return os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
 
 
