@@ -35,7 +35,7 @@ def attend(
       causal: query i sees the keys up to i.
       interpret: run the kernel's arithmetic without a TPU; slow.
     """
-    batch, num_queries, num_heads, head_dim = query.shape
+    batch, num_queries, _, head_dim = query.shape
     num_keys = key.shape[1]
     # The kernel has no scale. In float32, so that bfloat16 is rounded once.
     scaled = query.astype(jnp.float32) * head_dim**-0.5
