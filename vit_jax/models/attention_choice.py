@@ -14,10 +14,10 @@ import jax.numpy as jnp
 PLATFORMS = {"cudnn": "gpu", "splash": "tpu"}
 IMPLEMENTATIONS = ("auto", "xla", *PLATFORMS)
 
-# Fewer tokens than these are XLA's with "auto". They are reasoned, not measured: cuDNN's
-# tiles have 128 rows, and below one there is nothing to leave out of memory; splash
-# pads to 128 tokens, of which 197 would waste half, and XLA's logits of 512 tokens and
-# less are small beside the activations of the MLP.
+# Fewer tokens than these are XLA's with "auto". Reasoned, not measured: cuDNN's tiles
+# have 128 rows, and below one there is nothing to keep out of memory; splash pads to a
+# multiple of 128 tokens, a third more for 197, and up to 512 tokens XLA's logits are
+# small beside the activations of the MLP.
 MIN_TOKENS = {"cudnn": 128, "splash": 512}
 
 _AMD = re.compile(r"\b(AMD|Instinct|Radeon)\b", re.IGNORECASE)
@@ -90,7 +90,7 @@ def _platform(name: str) -> str:
 
 
 def mask_kind(shape: tuple[int, ...] | None) -> str:
-    """``"none"``, ``"keys"`` (``[#B, 1, 1, S]``) or ``"full"`` (``[#B, #H, #T, S]``)."""
+    """``"none"``, ``"keys"`` (``[#B, 1, 1, S]``) or ``"full"`` (any other)."""
     if shape is None:
         return "none"
     return "keys" if shape[1:3] == (1, 1) else "full"
@@ -156,10 +156,10 @@ def _name(hardware: Hardware) -> str:
 
 
 def choose(hardware: Hardware, request: Request) -> Choice:
-    """What ``"auto"`` means: the platform's fused kernel where it can and where it pays.
+    """What ``"auto"`` means: the platform's fused kernel, where it can and it pays.
 
-    cuDNN's flash attention (arXiv 2205.14135, 2307.08691) on NVIDIA GPUs, splash on TPU,
-    plain XLA elsewhere.
+    cuDNN's flash attention (arXiv 2205.14135, 2307.08691) on NVIDIA GPUs, splash on
+    TPU, plain XLA elsewhere.
     """
     fused = {platform: name for name, platform in PLATFORMS.items()}
     name = fused.get(hardware.platform)

@@ -31,12 +31,12 @@ def on_mesh(
     """``kernel(query, key, value, mask)`` on each device's part.
 
     Rows are over ``BATCH``, heads over ``HEADS``, and queries over ``TOKENS``: a device
-    gathers all keys and values. An axis that does not divide its dimension computes
-    the same on all its devices, and so do the tokens of a causal kernel, which counts
-    them from 0.
+    gathers all keys and values. Where an axis does not divide its dimension, all its
+    devices compute the same; so they do over ``TOKENS`` for a causal kernel, which
+    counts its queries from 0.
     """
     mesh, free = _free_axes()
-    if math.prod(mesh.shape[axis] for axis in free) == 1:
+    if not free or mesh.size == 1:
         return kernel(query, key, value, mask)
     num_queries = query.shape[1]
     tokens = None

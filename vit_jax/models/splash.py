@@ -5,6 +5,7 @@ reach memory, in the forward and in the backward pass.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +95,7 @@ def _build(
     # With one block of keys the backward pass of queries needs no sum over blocks, so
     # that one kernel does all of it; with more, its partial sums would be in memory.
     fused = keys == num_keys
-    return splash_attention.make_splash_mha(
+    kernel: Any = splash_attention.make_splash_mha(
         splash_attention.MultiHeadMask([head] * num_heads),
         block_sizes=splash_attention.BlockSizes(
             block_q=queries,
@@ -111,3 +112,4 @@ def _build(
         q_seq_shards=1,
         interpret=interpret,
     )
+    return kernel
