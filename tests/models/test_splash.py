@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tests.models import tiny
 from vit_jax.models import attention_mesh, splash
+from vit_jax.models.attention import attend
 
 # Sums of at most 768 float32 terms of about 1, in another order.
 TOLERANCE = 1e-5
@@ -135,3 +137,37 @@ def test_in_bfloat16():
 )
 def test_block_sizes(tokens, block):
     assert splash.block_size(tokens) == block
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tokens", "head_dim"), [(577, 64), (577, 72), (1025, 104)])
+def test_compiles_for_a_tpu(tokens, head_dim, monkeypatch):
+    """By the TPU's own compiler, for a mesh of chips that are not here; chosen by auto."""
+    pytest.importorskip("libtpu")
+    for name, text in {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    }.items():
+        monkeypatch.setenv(name, text)
+    topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4")
+    axes = ("slices", "data", "fsdp", "tensor", "sequence")
+    chips = np.asarray(topology.devices).reshape(1, 2, 2, 2, 1)
+    mesh = Mesh(chips, axes, axis_types=(AxisType.Auto,) * 5)
+    place = NamedSharding(mesh, PartitionSpec(("data", "fsdp"), None, "tensor"))
+    shape = (4, tokens, 2, head_dim)
+    array = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=place)
+
+    def loss(query, key, value):
+        out = attend(query, key, value, implementation="auto")
+        return jnp.sum(out.astype(jnp.float32))
+
+    with jax.set_mesh(mesh):
+        lowered = jax.jit(jax.grad(loss, (0, 1, 2))).lower(array, array, array)
+        text = lowered.compile().as_text()
+    blocks = (
+        (tokens + 127) // 128 * 128 // splash.block_size((tokens + 127) // 128 * 128)
+    )
+    kernels = 2 if blocks == 1 else 3
+    assert text.count('custom_call_target="tpu_custom_call"') == kernels
