@@ -140,7 +140,9 @@ def get_config():
             drop_path=0.0,  # at the last block, rising linearly from 0
             patch_dropout=0.0,  # share of patches left out in training
             dtype="bfloat16",  # of the computation; parameters are float32
-            attention="xla",  # xla | cudnn
+            # auto | xla | cudnn (NVIDIA GPUs) | splash (TPU); auto chooses by hardware,
+            # tokens, head size and dtype, on a CPU always xla
+            attention="auto",
             remat="none",  # none | attention | dots | full
             unroll=1,  # blocks written out per loop iteration
             init_from="",  # work directory or weights to take parameters from

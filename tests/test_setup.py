@@ -27,6 +27,52 @@ def test_cudnn_is_refused_where_it_cannot_run(backend, dtype, words):
         assert word in problem
 
 
+@pytest.mark.parametrize(
+    ("overrides", "kind", "expected"),
+    [
+        (["attention=auto", "attention_dropout=0.1"], "", []),
+        (["attention=xla"], "", []),
+        (
+            ["attention=splash"],
+            "cpu",
+            ["model.attention 'splash' needs a TPU, this is cpu; use 'auto' or 'xla'"],
+        ),
+        (
+            ["attention=splash", "attention_dropout=0.1"],
+            "TPU v5 lite",
+            ["model.attention 'splash' has no attention dropout; use 'auto' or 'xla'"],
+        ),
+        (
+            ["attention=cudnn", "dtype=bfloat16", "width=72", "num_heads=6"],
+            "NVIDIA A100-SXM4-40GB",
+            [
+                "model.attention 'cudnn' takes head sizes that are a multiple of 8 and at "
+                "most 128 (256 on Hopper), got 12; use 'auto' or 'xla'"
+            ],
+        ),
+        (["attention=cudnn", "variant=unknown"], "", []),  # another check's
+        (["attention=flash"], "", []),
+    ],
+)
+def test_kernels_are_checked_against_the_model(overrides, kind, expected):
+    config = configs.load(
+        "configs/digits.py", [f"--config.model.{override}" for override in overrides]
+    )
+    platform = {"TPU": "tpu", "NVI": "gpu"}.get(kind[:3], "cpu")
+    assert setup.check_backend(config, platform, kind) == expected
+
+
+def test_an_unknown_kernel_gets_the_list():
+    overrides = ["model.attention=flash", "data.name=nowhere"]
+    config = configs.load(
+        "configs/digits.py", [f"--config.{override}" for override in overrides]
+    )
+    with pytest.raises(ConfigError) as caught:
+        setup.describe_data(config)
+    unknown = "model.attention 'flash' is unknown; known: auto, xla, cudnn, splash"
+    assert unknown in caught.value.problems
+
+
 def test_hardware_is_checked_with_everything_else(tmp_path):
     config = configs.load(
         "configs/digits.py",

@@ -7,8 +7,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vit_jax.config_file import nearest
-from vit_jax.models import variants
-from vit_jax.models.settings import Settings, check_vit
+from vit_jax.models import attention_choice, variants
+from vit_jax.models.settings import DTYPES, Settings, check_vit
 
 _SETTINGS = [field.name for field in dataclasses.fields(Settings)]
 
@@ -59,6 +59,32 @@ def check_model(model: ConfigDict) -> list[str]:
     return problems + [
         text if text.startswith("model.") else f"model: {text}"
         for text in check_vit(Settings(**known))
+    ]
+
+
+def check_attention(
+    model: ConfigDict, hardware: attention_choice.Hardware
+) -> list[str]:
+    """What ``model.attention``, where it names a kernel, cannot do on this hardware."""
+    name, known = model.attention, attention_choice.PLATFORMS
+    if name not in known or model.dtype not in DTYPES:
+        return []  # runs anywhere, or `check_model` has a line for it
+    try:
+        sizes = variants.resolve(**model.to_dict())
+    except (TypeError, ValueError):
+        return []
+    if min(sizes["width"], sizes["num_heads"]) < 1:
+        return []
+    request = attention_choice.Request(
+        num_queries=1,  # a kernel asked for by name takes any number
+        num_keys=1,
+        head_dim=sizes["width"] // sizes["num_heads"],
+        dtype=model.dtype,
+        dropout=model.attention_dropout > 0,
+    )
+    return [
+        f"model.attention {name!r} {problem}; use 'auto' or 'xla'"
+        for problem in attention_choice.problems(name, hardware, request)
     ]
 
 

@@ -16,12 +16,14 @@ from ml_collections import ConfigDict
 
 from vit_jax import evals, objectives, optim, sharding, train_state
 from vit_jax.config import ConfigError, check, resolve_duration
+from vit_jax.config_check_model import check_attention
 from vit_jax.data import augment, mixing, sources
 from vit_jax.data.errors import DataError
 from vit_jax.data.facts import DatasetFacts, split_size
 from vit_jax.data.pipeline import Deferred, Loader, Source, StreamSource
 from vit_jax.evals.base import Evaluator
 from vit_jax.models import vit
+from vit_jax.models.attention_choice import Hardware
 from vit_jax.objectives.base import split
 from vit_jax.train_state import TrainState
 from vit_jax.train_step import TrainStep, build_train_step
@@ -60,7 +62,9 @@ def describe_data(config: ConfigDict) -> DatasetFacts:
     Raises:
       ConfigError: together with every other problem of the config.
     """
-    here = check_backend(config, jax.default_backend())
+    here = check_backend(
+        config, jax.default_backend(), jax.local_devices()[0].device_kind
+    )
     try:
         facts = sources.describe(data_spec(config))
     except DataError as error:
@@ -72,22 +76,12 @@ def describe_data(config: ConfigDict) -> DatasetFacts:
     return facts
 
 
-def check_backend(config: ConfigDict, backend: str) -> list[str]:
-    """What a config asks of the hardware that this backend does not have."""
-    model = config.model
-    if model.attention != "cudnn":
-        return []
-    problems = []
-    if backend != "gpu":
-        problems.append(
-            f"model.attention 'cudnn' needs an NVIDIA GPU, this is {backend}; use 'xla'"
-        )
-    if model.dtype != "bfloat16":
-        problems.append(
-            f"model.attention 'cudnn' computes in bfloat16, model.dtype is "
-            f"{model.dtype!r}; set it to 'bfloat16', or use 'xla'"
-        )
-    return problems
+def check_backend(config: ConfigDict, backend: str, kind: str = "") -> list[str]:
+    """What a config asks of the hardware that this backend does not have.
+
+    ``kind`` is the device's name, where it is known.
+    """
+    return check_attention(config.model, Hardware(backend, kind))
 
 
 def resolve(config: ConfigDict, facts: DatasetFacts) -> ConfigDict:

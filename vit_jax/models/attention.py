@@ -2,14 +2,14 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
-IMPLEMENTATIONS = ("xla", "cudnn")
+from vit_jax.models.attention_choice import Request, hardware, mask_kind, resolve
+from vit_jax.models.attention_mesh import gather_keys, on_mesh
 
 
 def attend(
@@ -18,34 +18,148 @@ def attend(
     value: Float[Array, "B S H Dh"],
     *,
     mask: Bool[Array, "#B #H #T S"] | None = None,
-    implementation: Any = "xla",
+    causal: bool = False,
+    implementation: str = "xla",
     dropout_rate: float = 0.0,
     dropout_key: Key[Array, ""] | None = None,
 ) -> Float[Array, "B T H Dh"]:
     """Softmax attention over ``S`` tokens; the softmax is computed in float32.
 
+    Rows, heads and tokens may be split over the mesh of ``jax.set_mesh``. A query whose
+    keys are all masked has finite values without a meaning.
+
     Args:
       query, key, value: per-head projections.
-      mask: True where a query may attend to a key.
-      implementation: ``"xla"`` everywhere; ``"cudnn"`` on NVIDIA GPUs in bf16.
-      dropout_rate: rate on the attention weights; needs the plain computation, so
-        it always runs as ``"xla"``.
+      mask: True where a query may attend to a key; ``[B, 1, 1, S]`` masks keys.
+      causal: query i sees the keys up to i (and of those what the mask allows).
+      implementation: ``"xla"`` everywhere; ``"cudnn"`` on NVIDIA GPUs (flash
+        attention, arXiv 2205.14135); ``"splash"`` on TPU (models/splash.py);
+        ``"auto"`` is `choose`'s choice.
+      dropout_rate: rate on the attention weights, which ``"xla"`` alone has.
       dropout_key: None means deterministic.
+
+    Raises:
+      ValueError: a kernel asked for by name cannot do this here, or is unknown.
     """
+    name = _kernel(implementation, query, key, mask, causal, dropout_rate, dropout_key)
+    if name == "xla":
+        rate = dropout_rate if dropout_key is not None else 0.0
+        return _xla(query, key, value, mask, causal, rate, dropout_key)
+    if name == "cudnn":
+        return on_mesh(
+            functools.partial(cudnn, causal=causal),
+            *(query, key, value, mask),
+            causal=causal,
+        )
+    from vit_jax.models import splash  # Pallas takes half a second to import
+
+    return on_mesh(
+        functools.partial(splash.attend, causal=causal),
+        *(query, key, value, mask),
+        causal=causal,
+    )
+
+
+def _kernel(
+    implementation: str,
+    query: jax.Array,
+    key: jax.Array,
+    mask: jax.Array | None,
+    causal: bool,
+    dropout_rate: float,
+    dropout_key: jax.Array | None,
+) -> str:
+    """The name of what computes this; see `resolve` for what it raises."""
+    request = Request(
+        num_queries=query.shape[1],
+        num_keys=key.shape[1],
+        head_dim=query.shape[3],
+        dtype=query.dtype,
+        mask=mask_kind(None if mask is None else mask.shape),
+        causal=causal,
+        dropout=dropout_key is not None and dropout_rate > 0.0,
+    )
+    return resolve(implementation, hardware(), request)
+
+
+def _xla(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: jax.Array | None,
+    causal: bool,
+    dropout_rate: float,
+    dropout_key: jax.Array | None,
+) -> jax.Array:
+    key, value = gather_keys(key), gather_keys(value)
     if dropout_key is None or dropout_rate == 0.0:
         return jax.nn.dot_product_attention(
-            query, key, value, mask=mask, implementation=implementation
+            query, key, value, mask=mask, is_causal=causal, implementation="xla"
         )
     logits = jnp.einsum(
         "bthd,bshd->bhts", query, key, preferred_element_type=jnp.float32
     )
     logits = logits / jnp.sqrt(query.shape[-1]).astype(jnp.float32)
+    if causal:
+        earlier = jnp.tril(jnp.ones(logits.shape[2:], bool))
+        mask = earlier if mask is None else mask & earlier
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(logits)
     keep = jax.random.bernoulli(dropout_key, 1.0 - dropout_rate, weights.shape)
     weights = jnp.where(keep, weights / (1.0 - dropout_rate), 0.0).astype(value.dtype)
     return jnp.einsum("bhts,bshd->bthd", weights, value)
+
+
+def cudnn(
+    query: Float[Array, "B T H Dh"],
+    key: Float[Array, "B S H Dh"],
+    value: Float[Array, "B S H Dh"],
+    mask: Bool[Array, "#B #H #T S"] | None = None,
+    *,
+    causal: bool = False,
+) -> Float[Array, "B T H Dh"]:
+    """cuDNN's flash attention of one device's rows and heads.
+
+    Its binding trains with even numbers of tokens only: odd ones (197) get another,
+    which the lengths of the rows, or the mask, hide. It takes a mask as a bias with an
+    entry for every query.
+
+    Raises:
+      ValueError: cuDNN is not installed, or refuses.
+    """
+    rows, num_queries, num_keys = query.shape[0], query.shape[1], key.shape[1]
+    hidden = {}
+    if mask is not None:
+        mask = jnp.broadcast_to(mask, (*mask.shape[:2], num_queries, mask.shape[3]))
+        mask = _even(_even(mask, axis=2), axis=3)
+    elif num_queries % 2 or num_keys % 2:
+        hidden = {
+            "query_seq_lengths": jnp.full((rows,), num_queries, jnp.int32),
+            "key_value_seq_lengths": jnp.full((rows,), num_keys, jnp.int32),
+        }
+    try:
+        out = jax.nn.dot_product_attention(
+            *(_even(array, axis=1) for array in (query, key, value)),
+            mask=mask,
+            is_causal=causal,
+            implementation="cudnn",
+            **hidden,
+        )
+    except NotImplementedError as error:
+        raise ValueError(f"attention 'cudnn': {error} Use 'auto' or 'xla'") from error
+    except RuntimeError as error:
+        raise ValueError(
+            f"attention 'cudnn': {error} Install the extra 'cuda', or use 'xla'"
+        ) from error
+    return out[:, :num_queries]
+
+
+def _even(array: jax.Array, axis: int) -> jax.Array:
+    """With zeros (False) behind an odd number of entries."""
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (0, array.shape[axis] % 2)
+    return jnp.pad(array, widths)
 
 
 class Attention(nnx.Module):
@@ -108,13 +222,18 @@ class Attention(nnx.Module):
             queries, keys = self.query_norm(queries), self.key_norm(keys)
         if rotate is not None:
             queries, keys = rotate(queries), rotate(keys)
+        name = _kernel(
+            self.implementation, queries, keys, mask, False, self.dropout, key
+        )
         run = functools.partial(
             attend,
             mask=mask,
-            implementation=self.implementation,
+            implementation=name,
             dropout_rate=self.dropout,
             dropout_key=key,
         )
-        if self.remat:  # only the attention weights are recomputed, not projections
+        # Only the attention weights are recomputed, not projections; a fused kernel
+        # keeps no weights, and recomputing it would buy nothing.
+        if self.remat and name == "xla":
             run = jax.checkpoint(run)
         return self.out(run(queries, keys, self.value(context)))

@@ -31,6 +31,7 @@ class MaeDecoder(nnx.Module):
       position: ``"sincos2d_mae"`` (fixed; zeros for the prefix) or ``"learned"`` (a row
         for every token).
       dtype: computation type; parameters are float32 always, and so are predictions.
+      attention: kernel of models/attention.py.
       remat: what the backward pass recomputes, a name of models/stack.py.
       unroll: blocks written out per loop iteration.
       key: initialises the parameters.
@@ -55,6 +56,7 @@ class MaeDecoder(nnx.Module):
         prefix: int = 1,
         position: str = "sincos2d_mae",
         dtype: str = "float32",
+        attention: str = "xla",
         remat: str = "none",
         unroll: int = 1,
         key: Key[Array, ""],
@@ -94,7 +96,7 @@ class MaeDecoder(nnx.Module):
                 num_heads=num_heads,
                 dropout=0.0,
                 attention_dropout=0.0,
-                attention="xla",
+                attention=attention,
                 remat_attention=remat == "attention",
                 activation=activation,
                 norm_epsilon=norm_epsilon,

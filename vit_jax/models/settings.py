@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from vit_jax.models.attention import IMPLEMENTATIONS
+from vit_jax.models.attention_choice import IMPLEMENTATIONS
 from vit_jax.models.layers import ACTIVATIONS, MLPS
 from vit_jax.models.norms import NORMS
 from vit_jax.models.position import FIXED

@@ -8,7 +8,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
 # What a block keeps for the backward pass. "attention" is applied inside the block
-# (models/attention.py): it recomputes the attention weights only.
+# (models/attention.py): it recomputes the attention weights only, which a fused kernel
+# does by itself.
 REMAT: dict[str, Callable | None] = {
     "none": None,
     "attention": None,
