@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from configs import base
 from vit_jax import optim
 
 ADAMW = dict(
@@ -280,6 +281,21 @@ def test_schedule_is_the_rate_that_is_used():
         (ADAMW | dict(decay_mask="bias"), SCHEDULE, "known: kernels, matrices, all"),
         (ADAMW | dict(mu_dtype="int8"), SCHEDULE, "known: float32, bfloat16"),
         (SGD | dict(clip_norm=-1.0), SCHEDULE, "clip_norm must be positive"),
+        (ADAMW | dict(nu_dtype="int8"), SCHEDULE, "known: float32, bfloat16"),
+        (ADAMW | dict(layer_decay=1.1), SCHEDULE, r"layer_decay must be in \(0, 1\]"),
+        (
+            ADAMW | dict(b1=1.0, eps=0.0),
+            SCHEDULE,
+            r"b1 must be in \[0, 1\), got 1.0; o",
+        ),
+        (SGD | dict(momentum=float("nan")), SCHEDULE, r"momentum must be in \[0, 1\)"),
+        (dict(name="muon"), SCHEDULE, r"\(muon\) lacks adam_rate, adam_weight_decay, "),
+        (dict(base.muon(iterations=0)), SCHEDULE, "iterations must be at least 1"),
+        (dict(base.lamb(trust_mask="norms")), SCHEDULE, "trust_mask 'norms' is unkn"),
+        (dict(base.lars(trust_coefficient=0.0)), SCHEDULE, "coefficient must be posi"),
+        (dict(base.adafactor(b2_cap=0.0)), SCHEDULE, r"b2_cap must be in \(0, 1\]"),
+        (dict(base.adafactor(min_factored=0)), SCHEDULE, "min_factored must be at l"),
+        (dict(base.lion(weight_decay=1.0, b2=-1.0)), SCHEDULE, "optim.b2 must be in"),
     ],
 )
 def test_errors(section, schedule, message):
@@ -287,11 +303,11 @@ def test_errors(section, schedule, message):
         optim.build(section, schedule_section=schedule, total_steps=STEPS)
 
 
-def test_sections_of_the_base_config_have_the_right_keys():
-    base = pytest.importorskip("configs.base")
-    for section in (base.adamw(), base.sgd()):
-        tx, rate = optim.build(
-            dict(section), schedule_section=SCHEDULE, total_steps=STEPS
-        )
-        assert isinstance(tx, optax.GradientTransformation)
-        np.testing.assert_allclose(rate(2), section.learning_rate, rtol=1e-6)
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_sections_of_the_base_config_have_the_right_keys(name):
+    section = getattr(base, name)()
+    assert section.name == name
+    tx, rate = optim.build(dict(section), schedule_section=SCHEDULE, total_steps=STEPS)
+    assert callable(tx.init)
+    assert callable(tx.update)
+    np.testing.assert_allclose(rate(2), section.learning_rate, rtol=1e-6)

@@ -28,6 +28,16 @@ SHAPES = {
     "encoder/head/kernel": (6, 7),
     "encoder/head/bias": (7,),
 }
+# A matrix and a vector of each layer, and of none: for what is compiled many times.
+SMALL = {
+    path: SHAPES[path]
+    for path in (
+        "encoder/blocks/attention/query/kernel",
+        "encoder/blocks/attention_norm/scale",
+        "encoder/head/kernel",
+        "encoder/head/bias",
+    )
+}
 SCHEDULE = dict(
     name="cosine", warmup_steps=2, cooldown_steps=0, final=0.0, timescale=10_000
 )
