@@ -40,7 +40,7 @@ def factored_rms(
     The layer axis is never one of the two.
     """
 
-    def decay_at(step: jax.typing.ArrayLike, power: jax.typing.ArrayLike) -> jax.Array:
+    def decay_at(step: Any, power: Any) -> jax.Array:
         return jnp.minimum(b2_cap, 1.0 - (step + 1.0) ** -power)
 
     tx = optax.scale_by_factored_rms(
