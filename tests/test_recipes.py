@@ -65,7 +65,9 @@ def test_vit_s16_i1k():
         "b2": 0.999,
         "eps": 1e-8,
         "mu_dtype": "bfloat16",
+        "nu_dtype": "float32",
         "clip_norm": 1.0,
+        "layer_decay": 1.0,
     }
     assert config.schedule.name == "cosine"
     assert config.schedule.warmup.steps == 10_000

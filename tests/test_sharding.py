@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from configs import base
 from vit_jax import optim, sharding
 from vit_jax.models import mae_decoder, vit
 from vit_jax.models.settings import POOLS, POSITIONS
@@ -258,17 +259,11 @@ def test_a_leaf_of_another_rank_than_its_rule():
 
 
 def optimizer(name):
-    common = dict(learning_rate=0.1, weight_decay=0.1, decay_mask="kernels")
-    section = {
-        "adamw": dict(b1=0.9, b2=0.999, eps=1e-8, mu_dtype="bfloat16", clip_norm=1.0),
-        "sgd": dict(momentum=0.9, nesterov=False, clip_norm=1.0),
-    }[name]
     schedule = dict(
         name="cosine", warmup_steps=1, cooldown_steps=0, final=0.0, timescale=1
     )
-    return optim.build(
-        dict(name=name) | common | section, schedule_section=schedule, total_steps=9
-    )[0]
+    section = dict(getattr(base, name)())
+    return optim.build(section, schedule_section=schedule, total_steps=9)[0]
 
 
 @pytest.mark.parametrize(("name", "num_moments"), [("adamw", 2), ("sgd", 1)])
@@ -291,13 +286,27 @@ def test_optimizer_state_lies_as_its_parameters(name, num_moments):
     assert moments == num_moments * len(jax.tree.leaves(params))
 
 
-def test_optimizer_state_of_another_shape_is_replicated():
-    mesh = mesh_of(fsdp=8)
-    shapes = {"head": {"kernel": leaf(256, 256)}}
+def test_factors_of_a_moment_lie_as_the_dimensions_that_they_keep():
+    mesh = mesh_of(fsdp=4, tensor=2)
+    kernels = {"query": leaf(5, 64, 4, 48), "out": leaf(5, 4, 48, 64)}
+    shapes = {"blocks": {"attention": {k: {"kernel": v} for k, v in kernels.items()}}}
+    shapes["head"] = {"kernel": leaf(64, 64), "bias": leaf(64)}
     params = sharding.param_shardings(shapes, mesh)
-    opt_shapes = jax.eval_shape(optax.scale_by_factored_rms().init, shapes)
+    opt_shapes = jax.eval_shape(optimizer("adafactor").init, shapes)
     found = sharding.opt_state_shardings(opt_shapes, shapes, params, mesh)
-    assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(found))
+    (state,) = [part for part in found if isinstance(part, optax.FactoredState)]
+    specs = {path: sharding.spec for path, sharding in flatten(state).items()}
+    for path, wanted in {
+        "v_row/blocks/attention/query/kernel": P(None, "tensor", None),  # [5, 4, 48]
+        "v_col/blocks/attention/query/kernel": P(None, "fsdp", "tensor"),  # [5, 64, 4]
+        "v_row/blocks/attention/out/kernel": P(None, "tensor", None),  # [5, 4, 48]
+        "v_col/blocks/attention/out/kernel": P(None, "tensor", "fsdp"),  # [5, 4, 64]
+        "v/blocks/attention/query/kernel": P(),  # [5, 1], not used
+        "v/head/bias": P("tensor"),
+        "v/head/kernel": P(),
+        "count": P(),
+    }.items():
+        assert specs[path] == wanted, path
 
 
 def test_batch_and_replicated():

@@ -111,12 +111,11 @@ def _optim(section: ConfigDict) -> list[str]:
     if problems := _unknown("optim.name", name, optim.OPTIMIZERS):
         return problems
     problems = _keys("optim", section, optim.OPTIMIZERS[name])
-    for field, known in (
-        ("decay_mask", optim.DECAY_MASKS),
-        ("mu_dtype", optim.MU_DTYPES),
-    ):
+    for field, known in optim.NAMES.items():
         if field in section:
             problems += _unknown(f"optim.{field}", section[field], known)
+    for field, (fits, what) in optim.RANGES.items():
+        problems += outside(fits, what, **{f"optim__{field}": section.get(field)})
     return problems
 
 

@@ -152,8 +152,9 @@ def opt_state_shardings(
 ) -> Any:
     """The tree of ``NamedSharding`` for an optimizer's state.
 
-    A leaf whose path ends with a parameter's path and that has its shape (a moment)
-    lies as the parameter does; everything else is replicated.
+    A leaf whose path ends with a parameter's path lies as the parameter does if it has
+    its shape (a moment), and as the parameter's other dimensions if it lacks one of
+    them (a factor of a moment). Everything else is replicated.
     """
     params = {
         _join(path): (leaf.shape, sharding)
@@ -166,9 +167,15 @@ def opt_state_shardings(
 
     def find(key_path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         for start in range(len(key_path)):  # the longest suffix first
-            shape, sharding = params.get(_join(key_path[start:]), (None, None))
-            if sharding is not None and shape == leaf.shape:
+            if (owner := params.get(_join(key_path[start:]))) is None:
+                continue
+            shape, sharding = owner
+            if shape == leaf.shape:
                 return sharding
+            spec = (*sharding.spec, *(None,) * (len(shape) - len(sharding.spec)))
+            for axis in reversed(range(len(shape))):  # the layer axis last
+                if shape[:axis] + shape[axis + 1 :] == leaf.shape:
+                    return NamedSharding(mesh, P(*spec[:axis], *spec[axis + 1 :]))
         return replicated(mesh)
 
     return jax.tree_util.tree_map_with_path(find, opt_shapes)

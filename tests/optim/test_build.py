@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from configs import base
 from vit_jax import optim
 
 ADAMW = dict(
@@ -17,16 +18,20 @@ ADAMW = dict(
     b2=0.95,
     eps=1e-8,
     mu_dtype="float32",
+    nu_dtype="float32",
     clip_norm=0.0,
+    layer_decay=1.0,
 )
 SGD = dict(
     name="sgd",
     learning_rate=0.05,
     momentum=0.9,
     nesterov=False,
+    mu_dtype="float32",
     weight_decay=0.1,
     decay_mask="kernels",
     clip_norm=0.0,
+    layer_decay=1.0,
 )
 SCHEDULE = dict(
     name="cosine", warmup_steps=2, cooldown_steps=0, final=0.0, timescale=10_000
@@ -184,7 +189,7 @@ def test_equals_big_vision_whose_weight_decay_is_not_scaled_by_the_rate():
         optax.clip_by_global_norm(1.0),
         optax.scale_by_adam(b1=0.9, b2=0.95, eps=1e-8),
         optax.scale(1e-3),
-        optax.add_decayed_weights(1e-4, mask=optim.decay_mask("kernels")),
+        optax.add_decayed_weights(1e-4, mask=optim.mask("kernels")),
         optax.scale_by_schedule(lambda step: rate(step) / 1e-3),
         optax.scale(-1.0),
     )
@@ -203,7 +208,7 @@ def test_decay_masks_by_path(name):
         for path, (_, kernel, matrix) in LEAVES.items()
     }
     tree = nest({path: jnp.zeros(shape) for path, (shape, *_) in LEAVES.items()})
-    assert flatten(optim.decay_mask(name)(tree)) == wanted
+    assert flatten(optim.mask(name)(tree)) == wanted
 
 
 @pytest.mark.parametrize("section", [ADAMW, SGD], ids=["adamw", "sgd"])
@@ -252,7 +257,7 @@ def test_schedule_is_the_rate_that_is_used():
 @pytest.mark.parametrize(
     ("section", "schedule", "message"),
     [
-        (ADAMW | dict(name="lamb"), SCHEDULE, "'lamb' is unknown; known: adamw, sgd"),
+        (ADAMW | dict(name="adam"), SCHEDULE, "'adam' is unknown; known: adamw, sgd, "),
         ({}, SCHEDULE, "None is unknown"),
         (ADAMW | dict(momentum=0.9), SCHEDULE, r"\(adamw\) has no key momentum"),
         (
@@ -276,6 +281,21 @@ def test_schedule_is_the_rate_that_is_used():
         (ADAMW | dict(decay_mask="bias"), SCHEDULE, "known: kernels, matrices, all"),
         (ADAMW | dict(mu_dtype="int8"), SCHEDULE, "known: float32, bfloat16"),
         (SGD | dict(clip_norm=-1.0), SCHEDULE, "clip_norm must be positive"),
+        (ADAMW | dict(nu_dtype="int8"), SCHEDULE, "known: float32, bfloat16"),
+        (ADAMW | dict(layer_decay=1.1), SCHEDULE, r"layer_decay must be in \(0, 1\]"),
+        (
+            ADAMW | dict(b1=1.0, eps=0.0),
+            SCHEDULE,
+            r"b1 must be in \[0, 1\), got 1.0; o",
+        ),
+        (SGD | dict(momentum=float("nan")), SCHEDULE, r"momentum must be in \[0, 1\)"),
+        (dict(name="muon"), SCHEDULE, r"\(muon\) lacks adam_rate, adam_weight_decay, "),
+        (dict(base.muon(iterations=0)), SCHEDULE, "iterations must be at least 1"),
+        (dict(base.lamb(trust_mask="norms")), SCHEDULE, "trust_mask 'norms' is unkn"),
+        (dict(base.lars(trust_coefficient=0.0)), SCHEDULE, "coefficient must be posi"),
+        (dict(base.adafactor(b2_cap=0.0)), SCHEDULE, r"b2_cap must be in \(0, 1\]"),
+        (dict(base.adafactor(min_factored=0)), SCHEDULE, "min_factored must be at l"),
+        (dict(base.lion(weight_decay=1.0, b2=-1.0)), SCHEDULE, "optim.b2 must be in"),
     ],
 )
 def test_errors(section, schedule, message):
@@ -283,11 +303,11 @@ def test_errors(section, schedule, message):
         optim.build(section, schedule_section=schedule, total_steps=STEPS)
 
 
-def test_sections_of_the_base_config_have_the_right_keys():
-    base = pytest.importorskip("configs.base")
-    for section in (base.adamw(), base.sgd()):
-        tx, rate = optim.build(
-            dict(section), schedule_section=SCHEDULE, total_steps=STEPS
-        )
-        assert isinstance(tx, optax.GradientTransformation)
-        np.testing.assert_allclose(rate(2), section.learning_rate, rtol=1e-6)
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_sections_of_the_base_config_have_the_right_keys(name):
+    section = getattr(base, name)()
+    assert section.name == name
+    tx, rate = optim.build(dict(section), schedule_section=SCHEDULE, total_steps=STEPS)
+    assert callable(tx.init)
+    assert callable(tx.update)
+    np.testing.assert_allclose(rate(2), section.learning_rate, rtol=1e-6)
