@@ -82,7 +82,7 @@ def check_files(workdir):
     checkpoints = folder.Folder(epath.Path(workdir / "checkpoints"))
     leaves = checkpoints.meta(STEPS).leaves
     path = checkpoints.step_path(STEPS) / "state"
-    assert arrays.Arrays(path, leaves).check()
+    assert arrays.StepArrays(path, leaves).check()
 
 
 def writers(workdir):
