@@ -6,7 +6,6 @@ import pytest
 
 from tests.cluster import runs
 
-
 pytestmark = pytest.mark.slow  # it starts three processes, or five
 
 
