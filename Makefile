@@ -33,7 +33,7 @@ STAMP := $(VENV)/.installed-python$(VERSION)
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' \
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' \
 	  $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=python3.12   the interpreter that .venv is made with (3.11 or newer)"
@@ -73,6 +73,11 @@ test: $(STAMP) ## run the tests on 8 simulated devices, and the short form of ch
 .PHONY: test-slow
 test-slow: $(STAMP) ## run the long tests, which make test leaves out
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+.PHONY: test-cluster
+test-cluster: $(STAMP) ## install mpirun and Slurm (root, Debian), and train under them
+	scripts/install_test_tools.sh
+	$(BIN)/python -m pytest -m cluster -rs $(ARGS)
 
 .PHONY: chaos
 chaos: $(STAMP) ## kill and damage runs in full; an interrupted one goes on

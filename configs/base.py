@@ -355,6 +355,7 @@ def get_config():
             every=duration(steps=50),
             tensorboard=True,
             example_ids=False,  # a checksum of each logged step's example ids
+            profile=(0, 0),  # trace the steps after the first number up to the second
         )
     )
     return config.lock()

@@ -5,12 +5,13 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 import pytest
 
 from tests import training
-from vit_jax import cli, metrics
+from vit_jax import cli, distributed, metrics
 from vit_jax.distributed import StartError, initialize
 
 STARTED = []
@@ -213,6 +214,46 @@ def test_arguments_that_do_not_fit(given, message):
 def test_one_process_needs_nothing():
     assert initialize(None, None, None) is None
     assert initialize("127.0.0.1:1", 1, 0) is None
+
+
+def test_a_port_that_is_taken():
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(StartError, match=f"port {port} of this host cannot be"):
+            initialize(f"127.0.0.1:{port}", 2, 0)
+
+
+def test_a_host_without_an_address(monkeypatch):
+    monkeypatch.setattr(distributed, "_NAME_SECONDS", 0.0)
+    with pytest.raises(StartError, match=r"'no\.such\.host\.invalid' has no address"):
+        initialize("no.such.host.invalid:1", 2, 1)
+
+
+def test_others_that_do_not_come():
+    code = (
+        "from vit_jax.distributed import initialize\n"
+        f"initialize('127.0.0.1:{free_port()}', 2, 0, seconds=1, say=print)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=training.environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert done.stdout.startswith("arguments: process 0 of 2, coordinator 127.0.0.1:")
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("vit-jax: ") and last.endswith("not all came within 1 s")
+
+
+def test_a_lone_process_of_a_scheduler_says_so():
+    said = []
+    alone = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}
+    assert initialize(None, None, None, say=said.append, environ=alone) is None
+    assert "Slurm job 7: one process, which trains alone" in said[0]
 
 
 def test_a_mistake_is_one_line(tmp_path, capsys):

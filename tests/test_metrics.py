@@ -5,6 +5,7 @@ import importlib.abc
 import io
 import json
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from vit_jax import jsonl, metrics
-from vit_jax.metrics import JsonlWriter, Progress, Rates, TerminalWriter
+from vit_jax.metrics import JsonlWriter, Progress, Rates, TerminalWriter, memory_peak
 
 
 def _rows(path):
@@ -249,12 +250,12 @@ def test_rates_leave_pauses_out():
         now += 50.0
         raise KeyError
     assert rates.scalars() == pytest.approx(
-        {"img_per_sec": 160.0, "data_wait": 0.25, "mfu": 0.16}
+        {"img_per_sec": 160.0, "data_wait": 0.25, "tflops": 0.16, "mfu": 0.16}
     )
     rates.step(0.0)
     now += 1.0
     assert rates.scalars() == pytest.approx(
-        {"img_per_sec": 32.0, "data_wait": 0.0, "mfu": 0.032}
+        {"img_per_sec": 32.0, "data_wait": 0.0, "tflops": 0.032, "mfu": 0.032}
     )
 
 
@@ -265,7 +266,32 @@ def test_rates_without_a_known_peak_have_no_mfu():
     rates.reset()
     rates.step(0.0)
     now += 1.0
-    assert rates.scalars() == {"img_per_sec": 8.0, "data_wait": 0.0}
+    assert rates.scalars() == {"img_per_sec": 8.0, "data_wait": 0.0, "tflops": 0.008}
+
+
+def test_the_peak_of_memory():
+    class Device:
+        def __init__(self, stats):
+            self.memory_stats = lambda: stats
+
+    full = [Device({"peak_bytes_in_use": n << 29}) for n in (1, 5, 2)]
+    assert memory_peak(full) == {"memory_peak_gib": 2.5}
+    for silent in (None, {}):  # the platform does not tell
+        (peak,) = memory_peak([Device(silent)]).items()
+        status = pathlib.Path("/proc/self/status").read_text()
+        kibibytes = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
+        # The kernel counts pages in batches of each thread.
+        assert peak == ("rss_peak_gib", pytest.approx(kibibytes / 2**20, rel=0.02))
+
+
+def test_a_line_shows_speed_and_memory():
+    stream = io.StringIO()
+    with Progress(9, 1, stream=stream) as progress:
+        progress.show(1, TRAIN | {"train/tflops": 98.76, "train/memory_peak_gib": 31.5})
+        progress.show(2, {"train/tflops": 12345.6, "train/rss_peak_gib": 0.75})
+    first, second = stream.getvalue().splitlines()
+    assert "data-wait 3 %  98.8 TFLOP/s  MFU 41 %  memory peak 31.50 GiB" in first
+    assert "12,346 TFLOP/s  RSS peak 0.75 GiB" in second
 
 
 class _Block(importlib.abc.MetaPathFinder):

@@ -24,7 +24,14 @@ from vit_jax.goodput import PHASES
 from vit_jax.pending import NonFiniteError
 from vit_jax.train import train
 
-TIMES = ("train/img_per_sec", "train/data_wait", "train/mfu", "goodput/")
+TIMES = (
+    "train/img_per_sec",
+    "train/data_wait",
+    "train/tflops",
+    "train/mfu",
+    "train/rss_peak_gib",
+    "goodput/",
+)
 
 
 def run(workdir, *changes):

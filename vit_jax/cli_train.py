@@ -37,7 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="resume although the config asks for another run",
     )
-    several = parser.add_argument_group("several processes, one run")
+    several = parser.add_argument_group(
+        "several processes, one run",
+        "Needed where no scheduler says it: Slurm (srun), Open MPI (mpirun), Cloud "
+        "TPU, GKE, SkyPilot or the variables JAX_COORDINATOR_ADDRESS, "
+        "JAX_NUM_PROCESSES and JAX_PROCESS_ID. What is given here wins; "
+        "--num_processes=1 trains alone.",
+    )
     several.add_argument(
         "--coordinator", metavar="HOST:PORT", help="of the first process"
     )
@@ -57,7 +63,10 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
         from vit_jax.distributed import initialize
 
         peers = initialize(
-            options.coordinator, options.num_processes, options.process_id
+            options.coordinator,
+            options.num_processes,
+            options.process_id,
+            say=_print,
         )
         if peers is None:
             return _train(config, workdir, options, stop, None)

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -225,7 +225,22 @@ def _durations(config: ConfigDict, num_examples: int | None) -> list[str]:
         )
     if config.schedule.name == "wsd" and cooldown == 0:
         problems.append("schedule 'wsd' needs a cooldown; set schedule.cooldown")
-    return problems
+    return problems + _profile(config.log.profile, total)
+
+
+def _profile(profile: Sequence[Any], total: int | None) -> list[str]:
+    """The range of steps that are traced; (0, 0) is none."""
+    numbers = len(profile) == 2 and all(isinstance(one, int) for one in profile)
+    if numbers and tuple(profile) == (0, 0):
+        return []
+    if numbers and 1 <= profile[0] < profile[1] <= (total or math.inf):
+        return []
+    end = f"{total}, the length of the run" if total else "the length of the run"
+    return [
+        f"log.profile is {tuple(profile)}, not (start, stop) with 1 <= start < stop <= "
+        f"{end}; the steps after start up to stop are traced, the first one compiles; "
+        "(0, 0) is none"
+    ]
 
 
 def _data(config: ConfigDict, facts: Any) -> list[str]:

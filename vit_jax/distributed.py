@@ -7,25 +7,27 @@ all leave with `EXIT_CODE`.
 """
 
 import contextlib
-import ctypes
 import os
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+
+from vit_jax import aborts, cluster
+from vit_jax.cluster import Cluster, StartError
 
 EXIT_CODE = 4
 
 _MISSED_SECONDS = 10.0  # without a sign of life
 _LEAVING_SECONDS = 10.0
+_NAME_SECONDS = 60.0  # in which the coordinator's name gets an address
 _DONE = "done"
 _PREFIX = "vit_jax"
-_KEPT: list[Any] = []  # a C callback must outlive its registration
 
 
 class PeerError(RuntimeError):
@@ -36,43 +38,89 @@ class PeersRefused(RuntimeError):
     """The first process cannot start; it says why itself."""
 
 
-class StartError(ValueError):
-    """The processes of a run could not find each other; the message says what to do."""
-
-
 def initialize(
-    coordinator: str | None, num_processes: int | None, process_id: int | None
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    *,
+    say: Callable[[str], object] = lambda line: None,
+    environ: Mapping[str, str] = os.environ,
+    seconds: int = 300,
 ) -> "Peers | None":
     """Joins the processes of a run; returns None where there is only one.
 
+    What the arguments do not say, the variables of a scheduler do (`cluster`); the
+    first process says where it is from. They wait ``seconds`` for each other.
+
     Raises:
-      StartError: arguments that do not fit together, or nobody came.
+      StartError: what is known does not fit together, or nobody came.
     """
-    given = (coordinator, num_processes, process_id)
-    if all(value is None for value in given):
+    if None in (coordinator, num_processes, process_id):
+        environ = {**cluster.variables(environ), **environ}
+    place = cluster.resolve(coordinator, num_processes, process_id, environ)
+    if place is None:
         return None
-    if coordinator is None or num_processes is None or process_id is None:
-        raise StartError(
-            "--coordinator, --num_processes and --process_id go together; got "
-            f"{coordinator}, {num_processes}, {process_id}"
-        )
-    if not 0 <= process_id < num_processes:
-        raise StartError(
-            f"--process_id {process_id} is outside 0..{num_processes - 1} "
-            "(--num_processes)"
-        )
-    if num_processes == 1:
+    if place.process_id == 0:
+        say(str(place))
+    if place.num_processes == 1:
         return None
     _own_signals()
+    _find_host(place)
+    if place.process_id == 0:
+        _find_port(place)
+    chosen = place.local_device_ids
     try:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        with aborts.explained(f"{place}: not all came within {seconds} s"):
+            jax.distributed.initialize(
+                place.coordinator,
+                place.num_processes,
+                place.process_id,
+                local_device_ids=None if "JAX_LOCAL_DEVICE_IDS" in environ else chosen,
+                cluster_detection_method="deactivate",  # it would fill in other devices
+                initialization_timeout=seconds,
+            )
     except (RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [""])[0]
+        raise StartError(f"{place}, could not join: {reason}") from error
+    return Peers(_client(), place.process_id, place.num_processes)
+
+
+def _find_host(place: Cluster) -> None:
+    """Waits until the coordinator's name has an address: JAX would abort.
+
+    The names of pods appear when these start.
+    """
+    host = place.coordinator.rpartition(":")[0].strip("[]")
+    deadline = time.monotonic() + _NAME_SECONDS
+    while True:
+        try:
+            socket.getaddrinfo(host, None)
+            return
+        except socket.gaierror as error:
+            if time.monotonic() > deadline:
+                raise StartError(
+                    f"{place}: its host {host!r} has no address here "
+                    f"({error.strerror}); give one that every host knows with "
+                    "--coordinator=HOST:PORT"
+                ) from error
+        time.sleep(1.0)
+
+
+def _find_port(place: Cluster) -> None:
+    """Looks whether the coordinator's port is free here: JAX would crash."""
+    port = int(place.coordinator.rpartition(":")[2])
+    family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            probe.bind(("", port))
+    except OSError as error:
         raise StartError(
-            f"process {process_id} of {num_processes} could not join at {coordinator}: "
-            f"{reason}"
+            f"{place}: port {port} of this host cannot be used ({error.strerror}); "
+            "give all processes another with JAX_COORDINATOR_PORT or --coordinator"
         ) from error
-    return Peers(_client(), process_id, num_processes)
 
 
 def _own_signals() -> None:
@@ -260,23 +308,9 @@ class Peers:
         self._leave(EXIT_CODE)
 
     def _explain_abort(self) -> None:
-        """JAX aborts this process when the coordinator goes: says so, and leaves.
-
-        A handler in Python would wait for the main thread, which may wait for the
-        coordinator; one made with ctypes runs in the thread that aborts.
-        """
-        if self.process_id == 0:
-            return
-
-        def aborted(number: int) -> None:
-            self._end("process 0 (the coordinator) is gone")
-
-        handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)
-        _KEPT.append(handler)
-        libc = ctypes.CDLL(None)
-        libc.signal.argtypes = [ctypes.c_int, ctypes.CFUNCTYPE(None, ctypes.c_int)]
-        libc.signal.restype = ctypes.c_void_p
-        libc.signal(signal.SIGABRT, handler)
+        """JAX aborts this process when the coordinator goes: says so, and leaves."""
+        if self.process_id:
+            aborts.on_abort(lambda: self._end("process 0 (the coordinator) is gone"))
 
     def _set(self, name: str, value: str) -> None:
         self._client.key_value_set(f"{_PREFIX}/{name}", value, allow_overwrite=True)

@@ -3,6 +3,8 @@
 import contextlib
 import importlib.util
 import os
+import resource
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -34,6 +36,7 @@ __all__ = [
     "Writer",
     "create_writer",
     "location",
+    "memory_peak",
     "parameter_overview",
     "read_rows",
     "truncate_after",
@@ -114,9 +117,7 @@ class Rates:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._batch_size, self._clock = batch_size, clock
-        self._mfu_per_rate: float | None = None
-        if flops_per_image is not None and peak_flops is not None:
-            self._mfu_per_rate = flops_per_image / peak_flops
+        self._flops_per_image, self._peak_flops = flops_per_image, peak_flops
         self._all_images, self._all_seconds = 0, 0.0
         self.reset()
 
@@ -140,7 +141,11 @@ class Rates:
             self._paused += self._clock() - start
 
     def scalars(self) -> dict[str, float]:
-        """`img_per_sec`, `data_wait` (a fraction), `mfu` if known; a new window."""
+        """`img_per_sec`, `data_wait` (a fraction) and, where known, `tflops` and `mfu`.
+
+        They are of the model, whatever is computed twice to save memory, and of all
+        devices together. Begins a new window.
+        """
         elapsed = self._clock() - self._start - self._paused
         steps, waited = self._steps, self._waited
         self.reset()
@@ -150,13 +155,30 @@ class Rates:
         self._all_seconds += elapsed
         rate = steps * self._batch_size / elapsed
         scalars = {"img_per_sec": rate, "data_wait": min(1.0, waited / elapsed)}
-        if self._mfu_per_rate is not None:
-            scalars["mfu"] = rate * self._mfu_per_rate
+        if self._flops_per_image is not None:
+            scalars["tflops"] = rate * self._flops_per_image / 1e12
+            if self._peak_flops is not None:
+                scalars["mfu"] = rate * self._flops_per_image / self._peak_flops
         return scalars
 
     def average(self) -> float:
         """Images per second over all closed windows, 0 before the first."""
         return self._all_images / self._all_seconds if self._all_seconds else 0.0
+
+
+def memory_peak(devices: Sequence[Any]) -> dict[str, float]:
+    """The high-water mark since the process began: the fullest device's, in GiB.
+
+    `memory_peak_gib` where the platform tells; elsewhere (a CPU) `rss_peak_gib`, what
+    the process itself held.
+    """
+    stats = [device.memory_stats() or {} for device in devices]
+    peaks = [one["peak_bytes_in_use"] for one in stats if "peak_bytes_in_use" in one]
+    if peaks:
+        return {"memory_peak_gib": max(peaks) / 2**30}
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"rss_peak_gib": peak * unit / 2**30}
 
 
 def parameter_overview(params: dict[str, Any]) -> str:

@@ -111,7 +111,7 @@ class Progress:
         from rich.text import Text
 
         step, latest, total = self._step, self._latest, max(1, self._total_steps)
-        shown = ("loss", "accuracy", "img_per_sec", "mfu", "data_wait")
+        shown = ("loss", "accuracy", "img_per_sec", "mfu", "data_wait", "tflops")
         parts = [f"{100 * step // total:3} %", f"{step}/{self._total_steps}"]
         parts += [_field(name, latest[name]) for name in shown if name in latest]
         bar = 24 if self._live is None or self._live.console.width >= 120 else 12
@@ -126,7 +126,18 @@ class Progress:
         return line
 
 
-_ORDER = ("loss", "accuracy", "", "learning_rate", "img_per_sec", "data_wait", "mfu")
+_ORDER = (
+    "loss",
+    "accuracy",
+    "",
+    "learning_rate",
+    "img_per_sec",
+    "data_wait",
+    "tflops",
+    "mfu",
+    "memory_peak_gib",
+    "rss_peak_gib",
+)
 _UNSEEN = ("goodput/", "data/")  # only in the file and TensorBoard
 _HIDDEN = ("grad_norm", "param_norm", "nonfinite")  # in the file and TensorBoard
 
@@ -147,6 +158,10 @@ def _field(name: str, value: float) -> str:
     if name in ("data_wait", "mfu"):
         label = {"data_wait": "data-wait", "mfu": "MFU"}[name]
         return f"{label} {100 * value:.0f} %"
+    if name == "tflops":
+        return f"{value:.3g} TFLOP/s" if value < 1e3 else f"{value:,.0f} TFLOP/s"
+    if name in ("memory_peak_gib", "rss_peak_gib"):
+        return f"{'memory' if name[0] == 'm' else 'RSS'} peak {value:.2f} GiB"
     if name == "learning_rate":
         mantissa, exponent = f"{value:.1e}".split("e")
         return f"lr {mantissa.removesuffix('.0')}e{int(exponent)}" if value else "lr 0"

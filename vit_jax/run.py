@@ -25,6 +25,7 @@ from vit_jax.life import Life
 from vit_jax.lock import WorkdirLock
 from vit_jax.pending import Pending, streak_of
 from vit_jax.plan import chips
+from vit_jax.profiling import Profile
 from vit_jax.rollback import Spikes
 from vit_jax.run_files import BadExampleLog, note_goodput, noted_goodput
 
@@ -48,6 +49,7 @@ class Run:
     progress: reporting.Progress
     writer: reporting.Writer
     rates: reporting.Rates
+    profile: Profile
     pending: Pending
     spikes: Spikes
     bad_examples: BadExampleLog
@@ -167,6 +169,7 @@ def open_run(
             flops_per_image=parts.flops_per_image,
             peak_flops=peak_flops(parts.mesh),
         ),
+        profile=profile_of(config, folder, progress),
         pending=Pending(
             max_nonfinite=config.train.max_nonfinite,
             streak=streak_of(rows, start),
@@ -259,6 +262,14 @@ def opened(config: ConfigDict, workdir: epath.Path, steps: setup.Steps, start: i
             yield progress, writer
         finally:
             writer.close()
+
+
+def profile_of(
+    config: ConfigDict, folder: epath.Path, progress: reporting.Progress
+) -> Profile:
+    """The trace that is asked for; the first process writes it."""
+    start, stop = config.log.profile if jax.process_index() == 0 else (0, 0)
+    return Profile(start, stop, folder / "profile", progress.say)
 
 
 def peak_flops(mesh: jax.sharding.Mesh) -> float | None:

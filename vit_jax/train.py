@@ -142,7 +142,7 @@ def run_loop(run: Run, state: Any) -> None:
     run.life.enter("step")
     step, total = run.start, run.steps.total
     try:
-        with batches_from(run) as batches:
+        with run.profile, batches_from(run) as batches:
             for step in range(run.start, total + 1):
                 run.life.tick()
                 measured = evaluate(run, step, state)
@@ -216,6 +216,9 @@ def advance(run: Run, step: int, state: Any, batch: dict[str, jax.Array]) -> Any
     """One step of training."""
     parts, life = run.parts, run.life
     first = step == run.start
+    if run.profile.begins(step, compiled=not first):
+        with life.during("compile"), run.rates.pause():
+            run.profile.begin(step, state)
     with life.during("compile" if first else "step"):
         state, values = parts.train_step(state, parts.frozen, batch, parts.step_key)
         if first:
@@ -223,6 +226,10 @@ def advance(run: Run, step: int, state: Any, batch: dict[str, jax.Array]) -> Any
             jax.block_until_ready(values)
         run.pending.add(step + 1, values)
     run.rates.step(life.goodput.last("data"))
+    if run.profile.ends(step + 1):
+        # Writing it may take long; the watchdog gives this phase the most time.
+        with life.during("compile"), run.rates.pause():
+            run.profile.end(step + 1, values)
     run.progress.advance(step + 1)
     run.checkpoints.poll()
     if first:
@@ -251,7 +258,7 @@ def log(run: Run, step: int, state: Any) -> Any:
     """Writes the row of a step; returns the state, an older one after a loss spike."""
     run.guard()
     row = take(run) | {"learning_rate": float(run.parts.schedule(step))}
-    row |= run.rates.scalars()
+    row |= run.rates.scalars() | reporting.memory_peak(jax.local_devices())
     scalars = {f"train/{name}": value for name, value in row.items()}
     scalars |= run.life.goodput.scalars()
     checksum = run.ids_checksum(step) if run.config.log.example_ids else None

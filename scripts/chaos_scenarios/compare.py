@@ -10,7 +10,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 # Of the hour and the machine, not of the run.
-TIMINGS = re.compile(r"(img_per_sec|data_wait|mfu|goodput|badput|seconds|_time$)")
+TIMINGS = re.compile(
+    r"(img_per_sec|data_wait|tflops|mfu|_peak_gib|goodput|badput|seconds|_time$)"
+)
 
 
 def committed(workdir: pathlib.Path) -> list[int]:
