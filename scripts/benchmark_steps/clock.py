@@ -40,13 +40,24 @@ class Contender:
     least: int = 1
 
 
-def time_steps(contender: Contender, steps: int) -> float:
+class Seconds(float):
+    """Wall seconds, with those of CPU time of all threads of the process beside them.
+
+    Where other programs want the same cores, CPU time is the steadier of the two.
+    """
+
+    cpu: float
+
+
+def time_steps(contender: Contender, steps: int) -> Seconds:
     """Seconds a step of ``steps`` begun one behind the other."""
-    begun = time.perf_counter()
+    begun, cpu = time.perf_counter(), time.process_time()
     for _ in range(steps):
         contender.start()
     contender.wait()
-    return (time.perf_counter() - begun) / steps
+    took = Seconds((time.perf_counter() - begun) / steps)
+    took.cpu = (time.process_time() - cpu) / steps
+    return took
 
 
 def time_dispatch(contender: Contender, repeats: int) -> float:
@@ -63,7 +74,7 @@ def time_dispatch(contender: Contender, repeats: int) -> float:
 
 def take_turns(
     contenders: Sequence[Contender], *, repeats: int, seconds: float
-) -> dict[str, list[float]]:
+) -> dict[str, list[Seconds]]:
     """Seconds a step, in ``repeats`` rounds.
 
     A sample has as many steps as take about ``seconds``, by a first one that warms up
@@ -74,7 +85,7 @@ def take_turns(
         # The first after a build may still meet caches that are cold.
         once = min(time_steps(each, 1) for _ in range(2 if seconds else 1))
         steps[each.name] = max(each.least, math.ceil(seconds / max(once, 1e-9)))
-    times: dict[str, list[float]] = {each.name: [] for each in contenders}
+    times: dict[str, list[Seconds]] = {each.name: [] for each in contenders}
     for _ in range(repeats):
         for each in contenders:
             times[each.name].append(time_steps(each, steps[each.name]))

@@ -101,6 +101,7 @@ def _measure(cell: Cell, plan: Plan, stack: contextlib.ExitStack) -> dict[str, A
         tables = parts.build_parts(cell)
         timed += [part.contender for part in tables] + parts.build_phases(cell)
     samples = clock.take_turns(timed, repeats=plan.repeats, seconds=plan.seconds)
+    cpu = {name: [took.cpu for took in times] for name, times in samples.items()}
     matmul_rate = matmul_flops / clock.Spread.of(samples[matmul.name]).median
     row = {
         "num_params": program.num_params,
@@ -117,8 +118,13 @@ def _measure(cell: Cell, plan: Plan, stack: contextlib.ExitStack) -> dict[str, A
             each.name: dataclasses.asdict(clock.ratios(samples, OURS, each.name))
             for each in contenders[1:]
         },
+        "cpu_ratios": {
+            each.name: dataclasses.asdict(clock.ratios(cpu, OURS, each.name))
+            for each in contenders[1:]
+        },
         "missing": missing,
         "samples": samples,
+        "cpu_samples": cpu,
     }
     if plan.profile:
         table = parts.tabulate(

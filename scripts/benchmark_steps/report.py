@@ -69,6 +69,7 @@ def cell_text(row: Row) -> str:
     lines += [
         f"ours / {name}: {ratio['median']:.2f} times as fast "
         f"({ratio['low']:.2f} to {ratio['high']:.2f})"
+        + _cpu_time(row["cpu_ratios"][name], row["peak_of"])
         for name, ratio in row["ratios"].items()
     ]
     lines += [f"{name}: not measured: {why}" for name, why in row["missing"].items()]
@@ -86,6 +87,14 @@ def cell_text(row: Row) -> str:
     if "profile" in row:
         lines += ["", profile_text(row["profile"])]
     return "\n".join(lines)
+
+
+def _cpu_time(ratio: Row, peak_of: str) -> str:
+    """The ratio of CPU time, where the step is computed by the CPU."""
+    if peak_of == "device":
+        return ""
+    low, high = ratio["low"], ratio["high"]
+    return f"; by CPU time {ratio['median']:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _contenders(contenders: Sequence[Row]) -> str:

@@ -89,8 +89,7 @@ def build_model(cell: Cell, params: dict[str, Any]) -> Any:
     )
     arrays = encode(numbers, build_rows(complete, Names()))
     state = {
-        name: torch.from_numpy(np.array(array, np.float32))
-        for name, array in arrays
+        name: torch.from_numpy(np.array(array, np.float32)) for name, array in arrays
     }
     model.load_state_dict(state, strict=True)
     return model
