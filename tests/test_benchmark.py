@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -322,8 +323,6 @@ def test_runs_without_what_it_must_not_need():
 
 
 def _environment():
-    import os
-
     return {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
 
 

@@ -15,7 +15,7 @@ import optax
 
 from benchmark_steps.cells import Cell
 from benchmark_steps.clock import Contender
-from benchmark_steps.ours import MEAN, OPTIM, STD, program_bytes
+from benchmark_steps.ours import OPTIM, normalised, program_bytes
 
 
 class MlpBlock(nn.Module):
@@ -138,8 +138,7 @@ def build_linen(
         eps=OPTIM["eps"],
         weight_decay=OPTIM["weight_decay"],
     )
-    mean, std = np.float32(MEAN), np.float32(STD)
-    images = jnp.asarray((batch["image"].astype(np.float32) / 255 - mean) / std)
+    images = jnp.asarray(normalised(batch))
     labels = jnp.asarray(batch["label"])
 
     def step(params: Any, opt_state: Any, images: Any, labels: Any) -> Any:

@@ -57,6 +57,12 @@ def random_batch(cell: Cell, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
+def normalised(batch: dict[str, np.ndarray]) -> np.ndarray:
+    """The images as the model takes them, for peers that do not normalise them."""
+    pixels = batch["image"].astype(np.float32) / 255
+    return (pixels - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
+
+
 def build_optimizer() -> optax.GradientTransformation:
     """AdamW at a constant rate."""
     return optim.build(OPTIM, schedule_section=SCHEDULE, total_steps=1_000_000)[0]

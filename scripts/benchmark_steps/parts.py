@@ -204,7 +204,8 @@ class Quadratic(Objective):
 
     def loss(self, batch: Any, *, key: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
         leaves = jax.tree.leaves(nnx.to_pure_dict(nnx.state(self.inner)))
-        return 0.5 * sum(jnp.vdot(leaf, leaf) for leaf in leaves), {}
+        squares = jnp.stack([jnp.vdot(leaf, leaf) for leaf in leaves])
+        return 0.5 * squares.sum(), {}
 
 
 def _update(objective: Any) -> Contender:

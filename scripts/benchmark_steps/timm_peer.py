@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmark_steps.cells import Cell
 from benchmark_steps.clock import Contender
-from benchmark_steps.ours import MEAN, OPTIM, STD
+from benchmark_steps.ours import OPTIM, normalised
 from vit_jax.models.settings import Settings
 from vit_jax.weights.build import by_path
 from vit_jax.weights.positions import laid_out
@@ -128,9 +128,8 @@ def build_timm(
         weight_decay=OPTIM["weight_decay"],
         fused=True,
     )
-    mean, std = np.float32(MEAN), np.float32(STD)
-    images = (batch["image"].astype(np.float32) / 255 - mean) / std
-    inputs = torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, 1)))
+    images = np.moveaxis(normalised(batch), -1, 1)
+    inputs = torch.from_numpy(np.ascontiguousarray(images))
     inputs = inputs.to(device)
     labels = torch.from_numpy(batch["label"].astype(np.int64)).to(device)
     forward = torch.compile(model) if compiled else model
