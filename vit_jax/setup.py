@@ -122,7 +122,7 @@ def build_parts(
     steps: Steps,
     *,
     devices: Sequence[Any] | None = None,
-    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None,
+    mesh: sharding.AnyMesh | None = None,
     place: bool = True,
 ) -> Parts:
     """Shapes, then shardings, then functions that will run on the mesh.
@@ -242,7 +242,7 @@ def with_shardings(shapes: Any, shardings: Any) -> Any:
     )
 
 
-def state_shardings(shapes: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
+def state_shardings(shapes: TrainState, mesh: sharding.AnyMesh) -> TrainState:
     """Where each array of the state lives: parameters by rule, the rest after them."""
     params = sharding.param_shardings(shapes.params, mesh)
     return dataclasses.replace(

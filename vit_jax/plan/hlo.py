@@ -30,7 +30,7 @@ _WHILE = re.compile(r" while\(.*condition=%?([\w.-]+), body=%?([\w.-]+)")
 _TRIPS = re.compile(r'known_trip_count"?:\{"?n"?:"?(\d+)')
 _CONSTANT = re.compile(r"%?([\w.-]+) = s32\[\][^ ]* constant\((\d+)\)")
 _LESS = re.compile(r"compare\(([^)]*)\), direction=LT")
-_REMAT = re.compile(r"^\s+(?:ROOT )?%?([\w-]+(?:\.\d+)*\.remat[\w.]*) = ", re.M)
+_REMAT = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+?\.remat[\w.]*) = ", re.M)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +147,8 @@ def _trip_count(line: str, condition: Iterable[str]) -> int:
 def _size(line: str, found: re.Match[str]) -> float:
     """Bytes of the larger side; a `-start` op's result names its operands as well."""
     result = line[: found.start()].partition(" = ")[2]
+    if found["start"]:
+        result = result.replace("u32[]", "")  # of the implementation
     size = _array_bytes(result)
     if found["start"] and found["op"] != "all-reduce":
         size -= _array_bytes(result) * _operand_share(found["op"], _groups(line))

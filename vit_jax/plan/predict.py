@@ -16,12 +16,12 @@ from vit_jax.plan.program import mesh_sizes
 from vit_jax.plan.shapes import Program, device_bytes, make_mesh, rows_a_device
 from vit_jax.plan.topology import Topology
 
-# Share of a chip's peak that a ViT step reaches: published ones are between 16 % (a plain
-# JAX ViT-B/16 on H100) and about 60 %.
+# Share of a chip's peak that a ViT step reaches: published ones are between 16 % (a
+# plain JAX ViT-B/16 on H100) and about 60 %.
 BEST, WORST = 0.6, 0.2
 
-# Share of a step's operations that remat does again: all of the forward pass, or what is
-# no dense layer of it.
+# Share of a step's operations that remat does again: all of the forward pass, or what
+# is no dense layer of it.
 _AGAIN = {"none": 0.0, "attention": 0.03, "dots": 0.05, "full": 1 / 3}
 
 

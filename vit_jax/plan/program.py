@@ -17,6 +17,7 @@ from vit_jax.plan.topology import Topology
 # Examples and classes of data sets that people plan for before they have them; from
 # their TFDS descriptions, and image-net.org for 21k.
 _KNOWN: dict[str, tuple[int, dict[str, int]]] = {
+    "digits": (10, {"train": 1_437, "test": 360}),
     "imagenet2012": (1000, {"train": 1_281_167, "validation": 50_000}),
     "imagenet21k": (21_843, {"full": 14_197_122}),
     "places365_small": (
@@ -82,12 +83,13 @@ def prepare(config: Any, topology: Topology) -> Job:
     if problems:
         raise ConfigError([f"{topology}: {problem}" for problem in problems])
     resolved = setup.resolve(config, facts) if facts else config
-    try:
-        examples = setup.num_train_examples(config, facts) if facts else None
-        steps = setup.resolve_steps(resolved, examples)  # type: ignore[arg-type]
-    except ConfigError:  # epochs of an unknown length: the program is the same
-        return Job(resolved, setup.resolve_steps(resolved, 1_000_000), None)
-    return Job(resolved, steps, steps.total)
+    if facts is not None:
+        steps = setup.resolve_steps(resolved, setup.num_train_examples(config, facts))
+        return Job(resolved, steps, steps.total)
+    # Epochs of whatever length: the program is the same.
+    steps = setup.resolve_steps(resolved, 1_000_000)
+    known = resolved.train.duration.epochs is None
+    return Job(resolved, steps, steps.total if known else None)
 
 
 def describe(config: Any) -> Any:

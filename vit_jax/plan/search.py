@@ -63,8 +63,8 @@ def choices(config: Any, topology: Topology) -> list[Choice]:
     if not found:
         raise ConfigError(
             f"{topology}: train.batch_size {config.train.batch_size} does not divide "
-            f"among {topology.devices} devices with any sharding; make it a multiple of "
-            f"{topology.devices}"
+            f"among {topology.devices} devices with any sharding; make it a multiple "
+            "of that"
         )
     return found
 

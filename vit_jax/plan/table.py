@@ -20,8 +20,8 @@ def render(plan: Plan) -> str:
     rows = [
         ("mesh", mesh or "one device"),
         ("parameters", f"{plan.parameters / 1e6:,.1f} M"),
-        ("FLOPs an image", f"{plan.flops_per_image / 1e9:,.1f} G (forward, backward)"),
-        ("FLOPs a step", f"{plan.step_flops / 1e12:,.1f} T (all devices)"),
+        ("FLOPs an image", f"{_short(plan.flops_per_image / 1e9)} G, with backward"),
+        ("FLOPs a step", f"{_short(plan.step_flops / 1e12)} T, of all devices"),
         ("memory a chip", _memory(plan)),
     ]
     if plan.mode == "shapes":
@@ -76,18 +76,25 @@ def _memory(plan: Plan) -> str:
 
 def _sent(plan: Plan) -> str:
     parts = ", ".join(
-        f"{name} {value:,.2f}" for name, value in plan.collectives.items() if value
+        f"{name} {_short(value)}" for name, value in plan.collectives.items() if value
     )
     how = "counted" if plan.mode == "compiled" else "from the shardings, an estimate"
-    return f"{plan.collective_gb:,.2f} GB a step{f': {parts}' if parts else ''} ({how})"
+    return (
+        f"{_short(plan.collective_gb)} GB a step{f': {parts}' if parts else ''} ({how})"
+    )
 
 
 def _seconds(value: float) -> str:
-    return f"{value:,.2f} s" if value >= 1 else f"{1e3 * value:,.0f} ms"
+    return f"{value:,.2f} s" if value >= 1 else f"{_short(1e3 * value)} ms"
 
 
 def _days(value: float) -> str:
-    return f"{value:,.1f} days" if value >= 1 else f"{24 * value:,.1f} hours"
+    return f"{value:,.1f} days" if value >= 1 else f"{_short(24 * value)} hours"
+
+
+def _short(value: float) -> str:
+    """Three digits that mean something."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _ranking(plan: Plan) -> list[str]:
