@@ -85,7 +85,7 @@ def test_text_says_what_is_predicted(capsys):
             "num_classes",
         ),
         (["--topology=v5e-4", "--config.model.variant=source"], "model.variant"),
-        (["--topology=v5e-4", "--search", "--config.train.batch_size=6"], "divide"),
+        (["--topology=v5e-4", "--search", "--config.train.batch_size=7"], "divide"),
     ],
 )
 def test_mistakes_end_in_code_2_and_a_line(arguments, says, capsys):
