@@ -115,8 +115,7 @@ def test_kept_activations_by_remat():
     assert kept["none"] > kept["attention"] > kept["dots"] > kept["full"] > 0
     # Full remat keeps a layer's input: 8 images of 4 tokens, 3 layers, in bfloat16.
     inputs = 8 * 4 * 16 * 3 * 2
-    images = 8 * 32 * 32 * 3 * 4  # for the gradient of the embedding
-    assert inputs <= kept["full"] * shapes.GIB < images + 3 * inputs
+    assert kept["full"] * shapes.GIB >= inputs
 
 
 def test_activations_shrink_with_devices_and_micro_batches():
