@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from absl import logging
 
-from vit_jax import __version__, cli_train
+from vit_jax import __version__, cli_plan, cli_train
 from vit_jax.cli_errors import is_users_mistake
 from vit_jax.cli_help import EXAMPLES
 
@@ -36,6 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
         )
 
     cli_train.add_arguments(verb("train", "Train a config, or resume it."))
+
+    cli_plan.add_arguments(verb("plan", "What a config needs on chips not there."))
 
     evaluate = verb("evaluate", "Run the evaluations of a work directory.")
     evaluate.add_argument("--workdir", required=True, metavar="DIR")
@@ -245,6 +247,7 @@ def run_predict(options: argparse.Namespace, overrides: list[str]) -> int:
 
 VERBS = {
     "train": cli_train.run,
+    "plan": cli_plan.run,
     "evaluate": run_evaluate,
     "prepare": run_prepare,
     "export": run_export,
@@ -261,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, unknown = parser.parse_known_args(
         [word for word in arguments if word not in overrides]
     )
-    if options.verb != "train":
+    if options.verb not in ("train", "plan"):
         unknown += overrides
     if unknown:
         parser.error(

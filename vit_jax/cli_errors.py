@@ -9,6 +9,7 @@ USER_ERRORS = {
     "vit_jax.data.errors": "DataError",
     "vit_jax.distributed": "StartError",
     "vit_jax.lock": "LockError",
+    "vit_jax.plan.topology": "TopologyError",
     "vit_jax.predict": "PredictError",
     "vit_jax.storage": "StorageError",
     "vit_jax.weights.files": "WeightsError",

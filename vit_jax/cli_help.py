@@ -18,6 +18,20 @@ saves and ends with code 130 or 143; a second one leaves at once. Other codes: 1
 failed, 2 a mistake in the call, 3 no progress, 4 another process is gone, 5 the lock on
 the work directory was lost.
 """,
+    "plan": """\
+  --config.KEY=VALUE    replaces a field, as for train
+
+examples:
+  vit-jax plan --config=configs/vit_s16_i1k.py --topology=v5e:4x4
+  vit-jax plan --config=configs/vit_s16_i1k.py:L/16 --topology=v5p-128,h100:8x8 \\
+      --config.train.batch_size=4096 --search
+  vit-jax plan --config=configs/vit_i21k.py --topology=v6e-256 --json
+
+No accelerator is needed. With libtpu (pip install 'vit-jax[plan]') the very train step
+is compiled for TPUs, about a minute each; otherwise all is counted by shapes.
+v5e-, v6e- and GPU names count chips; v4-, v5p- and tpu7x- names count cores, which are
+two a chip.
+""",
     "evaluate": """\
 examples:
   vit-jax evaluate --workdir=runs/digits

@@ -45,14 +45,14 @@ class Steps:
 class Parts:
     """What the loop runs: structure, shapes, shardings and the jitted step."""
 
-    mesh: jax.sharding.Mesh
+    mesh: Any  # a Mesh, or an AbstractMesh that is only planned with
     graphdef: Any
     state_shapes: TrainState  # ShapeDtypeStructs that carry their shardings
     frozen: dict[str, Any]
     train_step: TrainStep
     init: Any  # init() -> TrainState, in its shards
     schedule: Any
-    step_key: jax.Array
+    step_key: Any
     flops_per_image: int
 
 
@@ -112,13 +112,24 @@ def resolve_steps(config: ConfigDict, num_examples: int) -> Steps:
 
 
 def build_parts(
-    config: ConfigDict, steps: Steps, *, devices: Sequence[Any] | None = None
+    config: ConfigDict,
+    steps: Steps,
+    *,
+    devices: Sequence[Any] | None = None,
+    mesh: sharding.AnyMesh | None = None,
+    place: bool = True,
 ) -> Parts:
     """Shapes, then shardings, then functions that will run on the mesh.
 
-    ``devices`` defaults to all of them.
+    Args:
+      config: a resolved config.
+      steps: its durations.
+      devices: all of them by default.
+      mesh: one that is there, in place of that of ``config.mesh``.
+      place: False puts nothing on the devices, which may be no more than a
+        description: ``frozen`` and ``step_key`` are shapes then.
     """
-    mesh = sharding.build_mesh(**config.mesh, devices=devices)
+    mesh = mesh or sharding.build_mesh(**config.mesh, devices=devices)
     batch_sharding = sharding.batch_sharding(mesh)
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
     settings = {name: value for name, value in config.model.items()}
@@ -143,10 +154,18 @@ def build_parts(
     shapes = jax.eval_shape(init_state, init_key)
     shardings = state_shardings(shapes, mesh)
     _, frozen_shapes = jax.eval_shape(init_params, init_key)
-    frozen = jax.jit(
-        lambda key: init_params(key)[1],
-        out_shardings=sharding.param_shardings(frozen_shapes, mesh),
-    )(init_key)
+    frozen_shardings = sharding.param_shardings(frozen_shapes, mesh)
+    if place:
+        frozen = jax.jit(
+            lambda key: init_params(key)[1], out_shardings=frozen_shardings
+        )(init_key)
+        # By a program: a process can put nothing on devices of another.
+        step_key = jax.jit(lambda key: key, out_shardings=sharding.replicated(mesh))(
+            step_key
+        )
+    else:
+        frozen = with_shardings(frozen_shapes, frozen_shardings)
+        step_key = with_shardings(step_key, sharding.replicated(mesh))
     step = build_train_step(
         graphdef,
         tx,
@@ -166,10 +185,7 @@ def build_parts(
         ),
         init=lambda: train_state.init_sharded(init_state, init_key, shardings),
         schedule=schedule,
-        # By a program: a process can put nothing on devices of another.
-        step_key=jax.jit(lambda key: key, out_shardings=sharding.replicated(mesh))(
-            step_key
-        ),
+        step_key=step_key,
         flops_per_image=objective.train_flops(),
     )
 
@@ -220,7 +236,7 @@ def with_shardings(shapes: Any, shardings: Any) -> Any:
     )
 
 
-def state_shardings(shapes: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
+def state_shardings(shapes: TrainState, mesh: sharding.AnyMesh) -> TrainState:
     """Where each array of the state lives: parameters by rule, the rest after them."""
     params = sharding.param_shardings(shapes.params, mesh)
     return dataclasses.replace(

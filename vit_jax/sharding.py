@@ -11,12 +11,13 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("slices", "data", "fsdp", "tensor", "sequence")
 BATCH_AXES = ("slices", "data", "fsdp")
 
 P = PartitionSpec
+AnyMesh = Mesh | AbstractMesh  # of devices, or only of sizes, for planning
 
 # Path pattern (searched, so a suffix is enough) to the axes of the leaf's dimensions,
 # without the leading layer axis of a stack; the first match wins. "tensor" splits heads
@@ -102,7 +103,7 @@ def _fill(sizes: tuple[int, ...], num_devices: int) -> tuple[int, ...]:
     return filled
 
 
-def param_shardings(shapes_tree: Any, mesh: Mesh) -> Any:
+def param_shardings(shapes_tree: Any, mesh: AnyMesh) -> Any:
     """The tree of ``NamedSharding`` for a tree of parameters or their shapes.
 
     Raises:
@@ -137,7 +138,7 @@ def _match(path: str) -> PartitionSpec | None:
     return None
 
 
-def _fit(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+def _fit(spec: PartitionSpec, shape: tuple[int, ...], mesh: AnyMesh) -> PartitionSpec:
     """Drops the mesh axes that do not divide their dimension."""
     return P(
         *(
@@ -148,7 +149,7 @@ def _fit(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> PartitionSp
 
 
 def opt_state_shardings(
-    opt_shapes: Any, params_shapes: Any, param_shardings: Any, mesh: Mesh
+    opt_shapes: Any, params_shapes: Any, param_shardings: Any, mesh: AnyMesh
 ) -> Any:
     """The tree of ``NamedSharding`` for an optimizer's state.
 
@@ -181,11 +182,11 @@ def opt_state_shardings(
     return jax.tree_util.tree_map_with_path(find, opt_shapes)
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: AnyMesh) -> NamedSharding:
     """Rows over every axis that splits the batch; other dimensions whole."""
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: AnyMesh) -> NamedSharding:
     """A copy on every device."""
     return NamedSharding(mesh, P())

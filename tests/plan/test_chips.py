@@ -45,5 +45,15 @@ def test_every_chip_is_complete_and_found_by_its_own_name():
     for name, chip in CHIPS.items():
         assert chip.name == name
         assert chip.source
-        assert min(chip.bf16_tflops, chip.hbm_gib, chip.hbm_gbps) > 0
-        assert name == "A100" or find(name) is chip  # A100 comes in two sizes
+        rates = (chip.hbm_gbps, chip.link_gbps, chip.network_gbps)
+        assert min(chip.bf16_tflops, chip.hbm_gib, chip.usable_gib, *rates) > 0
+        if name not in ("A100", "TPU7x"):  # of two sizes; two devices
+            assert find(name) is chip
+        # What a program can have is about what is sold.
+        assert 0.9 < chip.usable_gib / chip.hbm_gib < 1.01
+
+
+def test_a_device_of_a_chip_with_two_is_half_of_it():
+    whole, half = CHIPS["TPU7x"], find("TPU7x")
+    assert half.bf16_tflops * 2 == whole.bf16_tflops
+    assert half.usable_gib * 2 == whole.usable_gib

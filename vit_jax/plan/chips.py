@@ -1,7 +1,10 @@
-"""Peak rates of the accelerators people train on, found by JAX's device kind.
+"""The accelerators people train on: peaks, memory, links, and how hosts hold them.
+
+The one table for rates (found by JAX's device kind), for planning and for renting.
 
 A chip is one JAX device. That holds for TPU v4 too, whose two cores run as one
-(megacore); only its ahead-of-time topology descriptions list two devices per chip.
+(megacore); only its ahead-of-time topology descriptions list two devices per chip. The
+exception is TPU7x, whose two cores are a device each.
 """
 
 import dataclasses
@@ -10,34 +13,142 @@ import re
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One accelerator: dense bf16 peak without sparsity, and its memory.
+    """One accelerator. Rates are per chip, dense and without sparsity.
 
-    `hbm_gib` is the nominal size unless `source` says otherwise.
+    Args:
+      name: as people write it.
+      kind: in topologies, ``v5e:4x4``.
+      bf16_tflops: peak.
+      hbm_gib: nominal memory.
+      usable_gib: what a program can have of it.
+      hbm_gbps: memory bandwidth, GB/s.
+      link_gbps: to the chips of its slice (TPU) or host (GPU), GB/s one way.
+      network_gbps: to other slices (TPU) or hosts (GPU), GB/s one way.
+      cores: that names such as ``v5p-128`` count; 1 where they count chips.
+      devices: of JAX, a chip.
+      described: devices a chip in an ahead-of-time topology description.
+      per_host: chips, of more than one host.
+      on_one_host: the most chips that one host holds.
+      largest: chips of the largest slice (TPU); 0 for no limit.
+      source: of the figures.
     """
 
     name: str
+    kind: str
     bf16_tflops: float
     hbm_gib: float
+    usable_gib: float
     hbm_gbps: float
+    link_gbps: float
+    network_gbps: float
     source: str
+    cores: int = 1
+    devices: int = 1
+    described: int = 1
+    per_host: int = 8
+    on_one_host: int = 8
+    largest: int = 0
+
+    @property
+    def is_tpu(self) -> bool:
+        """Whether it comes in slices with a shape."""
+        return self.name.startswith("TPU")
 
 
-_TPU = "Google Cloud TPU documentation"
-_XLA = "XLA target specification and third-party pages"
+# Links one way are half of what is published as bidirectional. Usable memory of TPUs is
+# what libtpu's compiler says it has; of GPUs, what the driver reports as the total.
+_TPU = "Google Cloud TPU documentation; usable memory from libtpu 0.0.42"
+_XLA = "XLA target specification and third-party pages; SXM, one NIC a GPU"
+_CUBES = dict(cores=2, per_host=4, on_one_host=4)
+_SQUARES = dict(per_host=4, on_one_host=8, largest=256)
 
 CHIPS: dict[str, Chip] = {
     chip.name: chip
     for chip in (
-        Chip("TPU v4", 275.0, 32.0, 1200.0, _TPU),
-        Chip("TPU v5e", 197.0, 15.75, 819.0, f"{_TPU}; 15.75 GiB usable of 16"),
-        Chip("TPU v5p", 459.0, 95.0, 2765.0, _TPU),
-        Chip("TPU v6e", 918.0, 32.0, 1638.0, _TPU),
-        Chip("A100", 312.0, 80.0, 2039.0, f"{_XLA}; 80 GB SXM"),
-        Chip("H100", 989.0, 80.0, 3352.0, f"{_XLA}; SXM"),
-        Chip("H200", 989.0, 141.0, 4800.0, f"{_XLA}; SXM"),
-        Chip("B200", 2250.0, 180.0, 7700.0, f"{_XLA}; memory figures approximate"),
+        Chip(
+            "TPU v4",
+            "v4",
+            bf16_tflops=275.0,
+            hbm_gib=32.0,
+            usable_gib=30.5,  # twice 15.25, of its two cores
+            hbm_gbps=1200.0,
+            link_gbps=300.0,
+            network_gbps=6.25,  # 50 Gbps a chip as v5p; v4's own is not published
+            source=_TPU,
+            described=2,
+            largest=4096,
+            **_CUBES,
+        ),
+        Chip(
+            "TPU v5e",
+            "v5e",
+            bf16_tflops=197.0,
+            hbm_gib=16.0,
+            usable_gib=15.75,
+            hbm_gbps=819.0,
+            link_gbps=200.0,
+            network_gbps=3.125,  # 6.4 Tbps a pod of 256
+            source=_TPU,
+            **_SQUARES,
+        ),
+        Chip(
+            "TPU v5p",
+            "v5p",
+            bf16_tflops=459.0,
+            hbm_gib=95.0,
+            usable_gib=95.74,
+            hbm_gbps=2765.0,
+            link_gbps=600.0,
+            network_gbps=6.25,  # 50 Gbps a chip
+            source=_TPU,
+            largest=6144,
+            **_CUBES,
+        ),
+        Chip(
+            "TPU v6e",
+            "v6e",
+            bf16_tflops=918.0,
+            hbm_gib=32.0,
+            usable_gib=31.25,
+            hbm_gbps=1638.0,
+            link_gbps=400.0,
+            network_gbps=12.5,  # 25.6 Tbps a pod of 256
+            source=_TPU,
+            **_SQUARES,
+        ),
+        Chip(
+            "TPU7x",
+            "tpu7x",
+            bf16_tflops=2307.0,
+            hbm_gib=192.0,
+            usable_gib=189.5,  # twice 94.75
+            hbm_gbps=7380.0,
+            link_gbps=600.0,
+            network_gbps=12.5,  # 100 Gbps a chip
+            source=_TPU,
+            devices=2,
+            described=2,
+            largest=9216,
+            **_CUBES,
+        ),
+        Chip("A100", "a100", 312.0, 80.0, 80.0, 2039.0, 300.0, 25.0, f"{_XLA}; 80 GB"),
+        Chip("H100", "h100", 989.0, 80.0, 79.6, 3352.0, 450.0, 50.0, _XLA),
+        Chip("H200", "h200", 989.0, 141.0, 140.4, 4800.0, 450.0, 50.0, _XLA),
+        Chip(
+            "B200",
+            "b200",
+            bf16_tflops=2250.0,
+            hbm_gib=180.0,
+            usable_gib=179.0,
+            hbm_gbps=7700.0,
+            link_gbps=900.0,
+            network_gbps=50.0,
+            source=f"{_XLA}; memory figures approximate",
+        ),
     )
 }
+
+BY_KIND: dict[str, Chip] = {chip.kind: chip for chip in CHIPS.values()}
 
 # Whole strings only: PCIe, NVL and MIG parts of the same name are slower or smaller.
 _DEVICE_KINDS: tuple[tuple[str, str], ...] = (
@@ -45,6 +156,7 @@ _DEVICE_KINDS: tuple[tuple[str, str], ...] = (
     (r"TPU v5( lite|e)", "TPU v5e"),
     (r"TPU v5p?", "TPU v5p"),
     (r"TPU v6( lite|e)", "TPU v6e"),
+    (r"TPU ?7x", "TPU7x"),
     (r"(NVIDIA )?A100-SXM4-80GB", "A100"),
     (r"(NVIDIA )?H100( 80GB HBM3)?", "H100"),
     (r"(NVIDIA )?H200", "H200"),
@@ -53,8 +165,19 @@ _DEVICE_KINDS: tuple[tuple[str, str], ...] = (
 
 
 def find(device_kind: str) -> Chip | None:
-    """The chip that `jax.Device.device_kind` names; None where no peak is known."""
+    """What `jax.Device.device_kind` names, a device of it; None where it is not known.
+
+    Of a chip that is two devices (TPU7x) this is one half.
+    """
     for pattern, name in _DEVICE_KINDS:
         if re.fullmatch(pattern, device_kind.strip(), re.IGNORECASE):
-            return CHIPS[name]
+            chip = CHIPS[name]
+            return chip if chip.devices == 1 else _share(chip, chip.devices)
     return None
+
+
+def _share(chip: Chip, parts: int) -> Chip:
+    fields = ("bf16_tflops", "hbm_gib", "usable_gib", "hbm_gbps", "link_gbps")
+    return dataclasses.replace(
+        chip, **{field: getattr(chip, field) / parts for field in fields}
+    )

@@ -1,0 +1,233 @@
+"""What a compiled program's text tells: collectives with their bytes, and remat.
+
+The text lists the body of a loop once. A layer's collectives run once a layer, so each
+is counted as often as the loops around it turn.
+"""
+
+import collections
+import dataclasses
+import math
+import re
+from collections.abc import Iterable, Iterator
+
+_BYTES = {
+    "pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "f8e4m3fn": 1, "f8e5m2": 1,
+    "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "s32": 4, "u32": 4, "f32": 4,
+    "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16,
+}  # fmt: skip
+_COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.-]+) \(.*\{\s*$")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?(?P<name>[\w.-]+) = (?P<rest>.*)$")
+_OP = re.compile(
+    r"(?P<op>all-reduce|all-gather|reduce-scatter|all-to-all|ragged-all-to-all|"
+    r"collective-permute|collective-broadcast)(?P<start>-start)?\((?P<operands>[^)]*)\)"
+)
+_ARRAY = re.compile(r"(?P<type>[a-z]+\d+[a-z0-9]*|pred)\[(?P<dims>[\d,]*)\]")
+_CALLS = re.compile(
+    r"(?:calls|to_apply|true_computation|false_computation)=%?([\w.-]+)"
+    r"|branch_computations=\{([^}]*)\}"
+)
+_WHILE = re.compile(r" while\(.*condition=%?([\w.-]+), body=%?([\w.-]+)")
+_TRIPS = re.compile(r'known_trip_count"?:\{"?n"?:"?(\d+)')
+_CONSTANT = re.compile(r"%?([\w.-]+) = s32\[\][^ ]* constant\((\d+)\)")
+_LESS = re.compile(r"compare\(([^)]*)\), direction=LT")
+_REMAT = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+?\.remat[\w.]*) = ", re.M)
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """Collectives of one kind over groups of one size.
+
+    Args:
+      kind: ``all-reduce``, ``all-gather``, ...
+      group: devices that take part together.
+      crosses: whether a group has devices of several slices.
+      count: executions a step.
+      sent: bytes that each device sends a step.
+    """
+
+    kind: str
+    group: int
+    crosses: bool
+    count: int
+    sent: float
+
+
+def rematerialized(text: str) -> list[str]:
+    """Instructions that the compiler computes again of itself, to save memory.
+
+    It does so when a program would not fit otherwise. ``jax.checkpoint`` shows in the
+    metadata of instructions only, and never in their names.
+    """
+    return _REMAT.findall(text)
+
+
+def sent_bytes(kind: str, size: float, group: int) -> float:
+    """Bytes that one device sends, with rings, for an array of ``size`` bytes.
+
+    ``size`` is the larger side: the result of a gather, the operand of a reduction.
+    """
+    if group <= 1:
+        return 0.0
+    share = size * (group - 1) / group
+    if kind == "all-reduce":  # a reduce-scatter, then an all-gather
+        return 2 * share
+    return size if kind.startswith("collective") else share
+
+
+def collectives(text: str, *, slice_size: int = 0) -> list[Collective]:
+    """Every collective of a compiled program, loops multiplied out.
+
+    Args:
+      text: `Compiled.as_text()`.
+      slice_size: devices a slice, numbered one slice after the other; 0: one slice.
+    """
+    computations = dict(_computations(text))
+    entry = next(name for name, (is_entry, _) in computations.items() if is_entry)
+    total: dict[tuple[str, int, bool], list[float]] = collections.defaultdict(
+        lambda: [0, 0.0]
+    )
+
+    def visit(name: str, times: int) -> None:
+        for line in computations.get(name, (False, ()))[1]:
+            if match := _WHILE.search(line):
+                condition, body = match.groups()
+                visit(body, times * _trip_count(line, computations[condition][1]))
+            elif found := _OP.search(line):
+                groups = _groups(line)
+                size = max((len(group) for group in groups), default=1)
+                kind = _kind(found)
+                key = kind, size, _crosses(groups, slice_size)
+                total[key][0] += times
+                total[key][1] += times * sent_bytes(kind, _size(line, found), size)
+            else:
+                for called in _called(line):
+                    visit(called, times)
+
+    visit(entry, 1)
+    return [Collective(*key, int(n), sent) for key, (n, sent) in sorted(total.items())]
+
+
+def _kind(found: re.Match[str]) -> str:
+    """The TPU compiler gathers by reducing arrays of which each device fills a part."""
+    operands = [name.strip(" %") for name in found["operands"].split(",")]
+    filled = all(
+        "dynamic-update-slice" in name for name in operands if "/*" not in name
+    )
+    return "all-gather" if found["op"] == "all-reduce" and filled else found["op"]
+
+
+def _computations(text: str) -> Iterator[tuple[str, tuple[bool, list[str]]]]:
+    name, is_entry, lines = "", False, []
+    for line in text.splitlines():
+        if match := _COMPUTATION.match(line):
+            name, is_entry, lines = match["name"], bool(match["entry"]), []
+        elif line.startswith("}"):
+            yield name, (is_entry, lines)
+        elif _INSTRUCTION.match(line):
+            lines.append(line)
+
+
+def _trip_count(line: str, condition: Iterable[str]) -> int:
+    """How often a loop turns; 1 where that depends on the data."""
+    if match := _TRIPS.search(line):
+        return int(match[1])
+    text = "\n".join(condition)
+    constants = {name: int(value) for name, value in _CONSTANT.findall(text)}
+    if compare := _LESS.search(text):
+        limits = [
+            constants[name]
+            for word in compare[1].split(",")
+            if (name := word.split()[-1].strip(" %")) in constants
+        ]
+        if limits:
+            return limits[0]
+    return 1
+
+
+def _size(line: str, found: re.Match[str]) -> float:
+    """Bytes of the larger side; a `-start` op's result names its operands as well."""
+    result = line[: found.start()].partition(" = ")[2]
+    if found["start"]:
+        result = result.replace("u32[]", "")  # of the implementation
+    size = _array_bytes(result)
+    if found["start"] and found["op"] != "all-reduce":
+        size -= _array_bytes(result) * _operand_share(found["op"], _groups(line))
+    if found["op"] == "reduce-scatter":
+        size *= max((len(group) for group in _groups(line)), default=1)
+    return size
+
+
+def _operand_share(op: str, groups: list[list[int]]) -> float:
+    """The part of a `-start` op's result that is its operand, and not what comes."""
+    size = max((len(group) for group in groups), default=1)
+    parts = {"all-gather": 1 / (size + 1), "reduce-scatter": size / (size + 1)}
+    return parts.get(op, 0.5)
+
+
+def _array_bytes(text: str) -> float:
+    return sum(
+        _BYTES[match["type"]] * math.prod(map(int, match["dims"].split(",")))
+        if match["dims"]
+        else _BYTES[match["type"]]
+        for match in _ARRAY.finditer(text)
+        if match["type"] in _BYTES
+    )
+
+
+def _called(line: str) -> list[str]:
+    names = []
+    for one, several in _CALLS.findall(line):
+        names += [one] if one else [name.strip(" %") for name in several.split(",")]
+    return names
+
+
+def _groups(line: str) -> list[list[int]]:
+    """Device numbers that communicate, in any of the ways that the text writes them."""
+    if match := re.search(r"source_target_pairs=\{(\{[\d,{} ]*\})\}", line):
+        return _lists(match[1])
+    if match := re.search(r"replica_groups=\{(\{[\d,{} ]*\})\}", line):
+        return _lists(match[1])
+    if match := re.search(
+        r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](T\(([\d,]+)\))?", line
+    ):
+        order = [int(axis) for axis in match[5].split(",")] if match[5] else None
+        dims = [int(size) for size in match[3].split(",")]
+        flat = _transposed(dims, order or list(range(len(dims))))
+        size = int(match[2])
+        return [flat[start : start + size] for start in range(0, len(flat), size)]
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", line):
+        sizes = {
+            name.strip("' "): int(size)
+            for name, size in (part.split("=") for part in match[1].split(","))
+        }
+        axes = [name.strip("' ") for name in match[2].split(",")]
+        rest = [name for name in sizes if name not in axes]
+        order = [list(sizes).index(name) for name in (*rest, *axes)]
+        flat = _transposed(list(sizes.values()), order)
+        size = math.prod(sizes[name] for name in axes)
+        return [flat[start : start + size] for start in range(0, len(flat), size)]
+    return []
+
+
+def _lists(text: str) -> list[list[int]]:
+    inner = re.findall(r"\{([\d, ]*)\}", text)
+    return [[int(number) for number in part.split(",")] for part in inner if part]
+
+
+def _transposed(dims: list[int], order: list[int]) -> list[int]:
+    """0, 1, 2, ... in an array of ``dims``, read with its axes in another order."""
+    strides = [math.prod(dims[axis + 1 :]) for axis in range(len(dims))]
+    flat = [0]
+    for axis in order:
+        flat = [
+            start + index * strides[axis]
+            for start in flat
+            for index in range(dims[axis])
+        ]
+    return flat
+
+
+def _crosses(groups: list[list[int]], slice_size: int) -> bool:
+    if not slice_size:
+        return False
+    return any(len({device // slice_size for device in group}) > 1 for group in groups)

@@ -1,0 +1,157 @@
+"""What devices send each other in a step, and how long a step may take: predictions.
+
+Neither is measured. Traffic follows from the shardings; a compiler may do otherwise.
+Times are a bracket of about 3 times, good for ranking choices.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from vit_jax.plan.hlo import sent_bytes
+from vit_jax.plan.program import mesh_sizes
+from vit_jax.plan.shapes import Program, device_bytes, make_mesh, rows_a_device
+from vit_jax.plan.topology import Topology
+
+# Share of a chip's peak that a ViT step reaches: published ones are between 16 % (a
+# plain JAX ViT-B/16 on H100) and about 60 %.
+BEST, WORST = 0.6, 0.2
+
+# Share of a step's operations that remat does again: all of the forward pass, or what
+# is no dense layer of it.
+_AGAIN = {"none": 0.0, "attention": 0.03, "dots": 0.05, "full": 1 / 3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Traffic:
+    """Bytes that a device sends a step.
+
+    Args:
+      gather: of parameters that are split.
+      reduce: of gradients, inside a slice.
+      tensor: of activations, between the parts of a layer.
+      across: of gradients, between slices.
+    """
+
+    gather: float
+    reduce: float
+    tensor: float
+    across: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return sum(dataclasses.astuple(self))
+
+
+def traffic(program: Program, config: Any, devices: int) -> Traffic:
+    """What follows from the shardings, each micro-batch on its own."""
+    axes = mesh_sizes(config, devices)
+    params = program.sharded(make_mesh(axes)).params
+    width = 2 if config.model.dtype == "bfloat16" else 4
+    copies = axes["data"] * axes["fsdp"]
+    gather = reduce = across = 0.0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        # The head and its gradient are in float32.
+        item = 4 if "'head" in jax.tree_util.keystr(path) else width
+        is_split = any("fsdp" in (axis, *_names(axis)) for axis in leaf.sharding.spec)
+        parts = math.prod(leaf.shape) / math.prod(leaf.sharding.shard_shape(leaf.shape))
+        over_fsdp = axes["fsdp"] if is_split else 1
+        size = item * math.prod(leaf.shape) / (parts / over_fsdp)
+        if is_split:  # forward, and again backward
+            gather += 2 * sent_bytes("all-gather", size, axes["fsdp"])
+        reduce += sent_bytes("all-reduce", size, copies)
+        across += sent_bytes("all-reduce", size / over_fsdp, axes["slices"])
+    times = config.train.accumulate
+    return Traffic(
+        gather=times * gather,
+        reduce=times * reduce,
+        tensor=_tensor(config, axes),
+        across=times * across,
+    )
+
+
+def _names(axis: Any) -> tuple[str, ...]:
+    return axis if isinstance(axis, tuple) else ()
+
+
+def _tensor(config: Any, axes: Mapping[str, int]) -> float:
+    """After attention and MLP, forward and backward, and again with full remat."""
+    if axes["tensor"] == 1:
+        return 0.0
+    from vit_jax.models import variants
+
+    model = variants.resolve(**config.model.to_dict())
+    patches = math.prod(
+        side // patch
+        for side, patch in zip(model["image_size"], model["patch_size"], strict=True)
+    )
+    item = 2 if model["dtype"] == "bfloat16" else 4
+    tokens = rows_a_device(config, axes) * patches / axes["sequence"]
+    passes = 6 if model["remat"] == "full" else 4
+    size = item * tokens * model["width"]
+    return model["depth"] * passes * sent_bytes("all-reduce", size, axes["tensor"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """Seconds a step, a wide bracket.
+
+    Args:
+      low: compute at `BEST`, all traffic hidden behind it.
+      high: compute at `WORST`, no traffic hidden.
+      compute: the operations at the chip's peak.
+      fast: traffic over the links inside a slice or host.
+      slow: traffic between slices or hosts.
+      state: reading and writing the state once.
+    """
+
+    low: float
+    high: float
+    compute: float
+    fast: float
+    slow: float
+    state: float
+
+    @property
+    def rank(self) -> float:
+        """What choices are compared by."""
+        return math.sqrt(self.low * self.high)
+
+
+def predict(program: Program, config: Any, topology: Topology) -> Prediction:
+    """The bracket of a step's time."""
+    chip, devices = topology.chip, topology.devices
+    sent = traffic(program, config, devices)
+    axes = mesh_sizes(config, devices)
+    operations = program.flops_per_image * config.train.batch_size / devices
+    operations *= 1 + _AGAIN.get(config.model.remat, 1 / 3)
+    compute = operations * chip.devices / (chip.bf16_tflops * 1e12)
+    if config.model.dtype != "bfloat16":
+        compute *= 4  # TPUs take several passes, GPUs have slower units
+    link = chip.link_gbps * 1e9 / chip.devices
+    network = chip.network_gbps * 1e9 / chip.devices
+    inner = axes["tensor"] * axes["sequence"]
+    fast = sent.tensor / link
+    slow = sent.across / network
+    for amount, group in (
+        (sent.gather, axes["fsdp"] * inner),
+        (sent.reduce, axes["fsdp"] * axes["data"] * inner),
+    ):
+        if group <= topology.fast:
+            fast += amount / link
+        else:  # rings through every host: its devices share what crosses
+            slow += amount / min(link, network * topology.fast)
+    state = program.sharded(make_mesh(axes))
+    held = 2 * device_bytes(state) * chip.devices / (chip.hbm_gbps * 1e9)
+    return Prediction(
+        low=max(compute / BEST, fast, slow) + held,
+        high=compute / WORST + fast + slow + held,
+        compute=compute,
+        fast=fast,
+        slow=slow,
+        state=held,
+    )
