@@ -107,7 +107,8 @@ def read(answer: dict[str, Any]) -> Compiled:
     """
     if "error" in answer:
         raise CompileError(answer["error"])
-    return Compiled(**answer | {"collectives": tuple(answer["collectives"])})
+    collectives = tuple(answer.pop("collectives"))
+    return Compiled(collectives=collectives, **answer)
 
 
 def out_of_memory(message: str) -> tuple[float, float | None] | None:
