@@ -56,9 +56,9 @@ class Chip:
 
 
 # Links one way are half of what is published as bidirectional. Usable memory of TPUs is
-# what libtpu's compiler says it has. Not checked against a source: links of v4; bandwidth,
-# links and network of TPU7x; usable memory, links and network of GPUs. Plans use them for
-# the bracket of a step's time alone, but for the GPUs' memory.
+# what libtpu's compiler says it has. Not checked against a source: links of v4;
+# bandwidth, links and network of TPU7x; usable memory, links and network of GPUs. But
+# for that memory, they matter only to the bracket of a step's time.
 _TPU = "Google Cloud TPU documentation; usable memory from libtpu 0.0.42"
 _XLA = "XLA target specification and third-party pages; SXM, one NIC a GPU"
 _CUBES = dict(cores=2, per_host=4, on_one_host=4)

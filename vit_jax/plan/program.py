@@ -14,8 +14,8 @@ from jax.sharding import AbstractMesh, AxisType
 from vit_jax import sharding
 from vit_jax.plan.topology import Topology
 
-# Examples and classes of data sets that people plan for before they have them, so that a
-# plan can tell days. They are as commonly published; a data set that is there is asked.
+# Examples and classes of data sets that people plan for before they have them, so that
+# a plan tells days. As commonly published; a data set that is there is asked.
 _KNOWN: dict[str, tuple[int, dict[str, int]]] = {
     "digits": (10, {"train": 1_437, "test": 360}),
     "imagenet2012": (1000, {"train": 1_281_167, "validation": 50_000}),
