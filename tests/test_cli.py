@@ -207,3 +207,19 @@ def test_an_interrupt(monkeypatch, capsys, tmp_path, number, code):
     ended, _, err = call(capsys, *training.train_arguments(tmp_path / "run"))
     assert ended == code
     assert "step 1,200 is saved" in err and "the same command resumes" in err
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    words = ("plan", f"--config={training.DIGITS}", "--topology=v5e-4", "--json")
+    process = subprocess.Popen(
+        training.command(*words),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=training.environment(),
+        text=True,
+    )
+    process.stdout.close()  # as `head` does
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 141
+    assert "Traceback" not in errors
+    assert "BrokenPipe" not in errors

@@ -5,6 +5,8 @@ are in `cli_train`.
 """
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -272,7 +274,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     logging.set_verbosity(logging.ERROR)  # libraries' remarks are not for the user
     try:
-        return VERBS[options.verb](options, overrides)
+        code = VERBS[options.verb](options, overrides)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # what reads the output, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except ValueError as error:
         if not is_users_mistake(error):
             raise
