@@ -260,6 +260,7 @@ def test_steps_are_read_from_the_output():
     assert runs.steps_shown(text) == 1011
 
 
+@pytest.mark.slow  # chaos --short flips bits too
 def test_flips_are_found_out_here_and_missed_by_a_reader_without_digests(tmp_path):
     """The same trials, those by size: nearly all of them hit the arrays."""
     ours = tmp_path / "ours.json"

@@ -36,7 +36,9 @@ OPTIM = {
     "b2": 0.999,
     "eps": 1e-8,
     "mu_dtype": "float32",
+    "nu_dtype": "float32",
     "clip_norm": 0.0,
+    "layer_decay": 1.0,
 }
 SCHEDULE = {
     "name": "constant",

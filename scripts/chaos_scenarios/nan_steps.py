@@ -140,7 +140,7 @@ SCENARIO = Scenario(
     what=f"{POISONED} steps that are not finite, then a run with them, then too many",
     bar="state unchanged by them, counted, no non-finite checkpoint; exit 1 with ids",
     count=POISONED + 2,
-    short=POISONED + 2,
+    short=POISONED,
     prepare=prepare,
     trial=trial,
 )

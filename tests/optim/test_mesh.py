@@ -117,13 +117,8 @@ def test_what_is_replicated_of_g14_is_small(name):
     assert total > 0.4 * parameters
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "lars",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in trees.NAMES if n != "lars"),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", trees.NAMES)
 def test_accumulated_gradients_update_as_those_of_the_whole_batch(name):
     states = []
     for accumulate in (1, 4):
