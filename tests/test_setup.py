@@ -5,6 +5,8 @@ import pytest
 from vit_jax import config as configs
 from vit_jax import setup
 from vit_jax.config import ConfigError
+from vit_jax.config_check_model import check_attention
+from vit_jax.models.attention_choice import Hardware
 
 
 @pytest.mark.parametrize(
@@ -21,7 +23,7 @@ def test_cudnn_is_refused_where_it_cannot_run(backend, dtype, words):
         "configs/digits.py",
         ["--config.model.attention=cudnn", f"--config.model.dtype={dtype}"],
     )
-    problems = setup.check_backend(config, backend)
+    problems = check_attention(config.model, Hardware(backend))
     assert len(problems) == len(words)
     for problem, word in zip(problems, words, strict=True):
         assert word in problem
@@ -59,7 +61,7 @@ def test_kernels_are_checked_against_the_model(overrides, kind, expected):
         "configs/digits.py", [f"--config.model.{override}" for override in overrides]
     )
     platform = {"TPU": "tpu", "NVI": "gpu"}.get(kind[:3], "cpu")
-    assert setup.check_backend(config, platform, kind) == expected
+    assert check_attention(config.model, Hardware(platform, kind)) == expected
 
 
 def test_an_unknown_kernel_gets_the_list():

@@ -62,9 +62,8 @@ def describe_data(config: ConfigDict) -> DatasetFacts:
     Raises:
       ConfigError: together with every other problem of the config.
     """
-    here = check_backend(
-        config, jax.default_backend(), jax.local_devices()[0].device_kind
-    )
+    kind = jax.local_devices()[0].device_kind
+    here = check_attention(config.model, Hardware(jax.default_backend(), kind))
     try:
         facts = sources.describe(data_spec(config))
     except DataError as error:
@@ -74,14 +73,6 @@ def describe_data(config: ConfigDict) -> DatasetFacts:
     if problems:
         raise ConfigError(problems)
     return facts
-
-
-def check_backend(config: ConfigDict, backend: str, kind: str = "") -> list[str]:
-    """What a config asks of the hardware that this backend does not have.
-
-    ``kind`` is the device's name, where it is known.
-    """
-    return check_attention(config.model, Hardware(backend, kind))
 
 
 def resolve(config: ConfigDict, facts: DatasetFacts) -> ConfigDict:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType
 
 from vit_jax import sharding
+from vit_jax.models.attention_choice import Hardware
 from vit_jax.plan.topology import Topology
 
 # Examples and classes of data sets that people plan for before they have them, so that
@@ -60,10 +61,12 @@ def prepare(config: Any, topology: Topology) -> Job:
     """
     from vit_jax import setup
     from vit_jax.config import ConfigError, check
+    from vit_jax.config_check_model import check_attention
 
     facts = describe(config)
     problems = check(config, facts=facts, num_devices=topology.devices)
-    problems += setup.check_backend(config, "tpu" if topology.chip.is_tpu else "gpu")
+    platform = "tpu" if topology.chip.is_tpu else "gpu"
+    problems += check_attention(config.model, Hardware(platform))
     slices = config.mesh.slices
     if topology.slices > 1 and topology.chip.is_tpu and slices != topology.slices:
         problems.append(
