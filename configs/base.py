@@ -7,206 +7,32 @@
         config.model.variant = arg
         return config
 
-`objective`, `optim` and each entry of `evals` are replaced whole, by the functions
-below. Sequences are tuples, and a placeholder is a field that may stay unset, so that
-every field can be set on a command line: `--config.optim.learning_rate=3e-4`.
+`objective`, `optim` and each entry of `evals` are replaced whole, by the functions of
+the files beside this one, which are here as well: `base.sgd()`. Sequences are tuples,
+and a placeholder is a field that may stay unset, so that every field can be set on a
+command line: `--config.optim.learning_rate=3e-4`.
 """
 
 from ml_collections import ConfigDict, config_dict
 
+from configs.durations import duration
+from configs.evaluators import classification
+from configs.objectives import supervised
+from configs.optimizers import adafactor, adamw, lamb, lars, lion, muon, sgd
 
-def duration(*, epochs=None, steps=None, examples=None):
-    """A length of training, in one of three units; the command line may set another."""
-    fields = ConfigDict(
-        dict(
-            epochs=config_dict.placeholder(float),  # passes over data.split
-            steps=config_dict.placeholder(int),  # updates of the parameters
-            examples=config_dict.placeholder(int),  # images
-        )
-    )
-    fields.update(
-        {
-            unit: value
-            for unit, value in dict(
-                epochs=None if epochs is None else float(epochs),
-                steps=steps,
-                examples=examples,
-            ).items()
-            if value is not None
-        }
-    )
-    return fields
-
-
-def supervised(**changes):
-    """Classification with labels."""
-    return ConfigDict(
-        dict(
-            name="supervised",
-            loss="softmax",  # softmax | sigmoid (summed over classes)
-            label_smoothing=0.0,
-        )
-        | changes
-    )
-
-
-def adamw(**changes):
-    """AdamW; weight_decay is multiplied by the learning rate, as in its paper."""
-    return ConfigDict(
-        dict(
-            name="adamw",
-            learning_rate=1e-3,  # the peak; schedule gives the shape
-            weight_decay=0.1,
-            decay_mask="kernels",  # kernels | matrices (rank > 1) | all
-            b1=0.9,
-            b2=0.999,
-            eps=1e-8,
-            mu_dtype="float32",  # bfloat16 halves the first moment
-            nu_dtype="float32",  # bfloat16 halves the second, rounded at random
-            clip_norm=1.0,  # global norm of the gradients; 0.0 = off
-            layer_decay=1.0,  # on the rate from a block to the one before; 1.0 = off
-        )
-        | changes
-    )
-
-
-def sgd(**changes):
-    """SGD with momentum."""
-    return ConfigDict(
-        dict(
-            name="sgd",
-            learning_rate=0.03,
-            momentum=0.9,
-            nesterov=False,
-            mu_dtype="float32",  # of the momentum: float32 | bfloat16
-            weight_decay=0.0,  # multiplied by the learning rate
-            decay_mask="kernels",
-            clip_norm=1.0,
-            layer_decay=1.0,  # as adamw's
-        )
-        | changes
-    )
-
-
-def adafactor(**changes):
-    """Adafactor as for ViT-g (arXiv 2106.04560), whose batch is 16,384."""
-    return ConfigDict(
-        dict(
-            name="adafactor",
-            learning_rate=8e-4,
-            weight_decay=0.03,  # multiplied by the learning rate, as all below
-            head_weight_decay=3.0,  # the classifier's, in its place
-            decay_mask="kernels",
-            momentum=0.9,  # average of past updates; 0.0 = none
-            decay_power=0.8,  # the second moment's decay is 1 - step ** -power,
-            b2_cap=0.999,  # and at most this
-            min_factored=32,  # smaller dimensions keep a whole second moment
-            eps=1e-30,
-            clip_rms=0.0,  # of a parameter's update, before momentum; 0.0 = off
-            mu_dtype="bfloat16",
-            clip_norm=1.0,
-            layer_decay=1.0,  # as adamw's
-        )
-        | changes
-    )
-
-
-def lamb(**changes):
-    """LAMB, as DeiT III trains (arXiv 2204.07118) with a batch of 2,048."""
-    return ConfigDict(
-        dict(
-            name="lamb",
-            learning_rate=3e-3,
-            weight_decay=0.05,
-            decay_mask="kernels",
-            trust_mask="kernels",  # whose updates scale with their norm, as decay_mask
-            b1=0.9,
-            b2=0.999,
-            eps=1e-6,
-            mu_dtype="float32",
-            nu_dtype="float32",
-            clip_norm=1.0,
-            layer_decay=1.0,  # as adamw's
-        )
-        | changes
-    )
-
-
-def lars(**changes):
-    """LARS as for MAE's linear probe: 0.1 for each 256 images of a batch."""
-    return ConfigDict(
-        dict(
-            name="lars",
-            learning_rate=0.4,  # of 1,024 images
-            weight_decay=0.0,
-            decay_mask="matrices",
-            trust_coefficient=0.001,  # an update's norm as a share of its parameter's
-            trust_mask="matrices",  # whose updates are scaled so, as decay_mask
-            momentum=0.9,
-            mu_dtype="float32",
-            clip_norm=0.0,
-            layer_decay=1.0,  # as adamw's
-        )
-        | changes
-    )
-
-
-def lion(**changes):
-    """Lion: a rate 3 to 10 times below AdamW's, a decay as many times above."""
-    return ConfigDict(
-        dict(
-            name="lion",
-            learning_rate=1e-4,
-            weight_decay=1.0,
-            decay_mask="kernels",
-            b1=0.9,  # of the average whose sign is the update
-            b2=0.99,  # of the momentum
-            mu_dtype="bfloat16",
-            clip_norm=1.0,
-            layer_decay=1.0,  # as adamw's
-        )
-        | changes
-    )
-
-
-def muon(**changes):
-    """Muon for attention's and the MLPs' kernels, AdamW for all other parameters."""
-    return ConfigDict(
-        dict(
-            name="muon",
-            learning_rate=1e-3,
-            weight_decay=0.1,
-            decay_mask="kernels",
-            momentum=0.95,
-            nesterov=True,
-            iterations=5,  # of Newton and Schulz
-            rms=0.2,  # of updates, as AdamW's; 0.0 = by the shape alone
-            adam_rate=1.0,  # AdamW's learning rate as a share of learning_rate
-            adam_weight_decay=0.1,
-            b1=0.9,  # these three are AdamW's
-            b2=0.999,
-            eps=1e-8,
-            mu_dtype="float32",
-            nu_dtype="float32",  # AdamW's
-            clip_norm=1.0,
-            layer_decay=1.0,  # as adamw's
-        )
-        | changes
-    )
-
-
-def classification(**changes):
-    """Accuracy and loss over a whole split, exact to the last example."""
-    return ConfigDict(
-        dict(
-            name="classification",
-            split="validation",
-            batch_size=config_dict.placeholder(int),  # unset: train.batch_size
-            resize=256,  # smaller side before the central crop; 0 = no crop
-            every=duration(epochs=1),
-        )
-        | changes
-    )
+__all__ = [
+    "adafactor",
+    "adamw",
+    "classification",
+    "duration",
+    "get_config",
+    "lamb",
+    "lars",
+    "lion",
+    "muon",
+    "sgd",
+    "supervised",
+]
 
 
 def get_config():

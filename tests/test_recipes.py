@@ -11,7 +11,8 @@ from vit_jax import objectives
 from vit_jax.models import vit
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs"
-NAMES = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem != "base")
+PARTS = {"base", "durations", "evaluators", "objectives", "optimizers"}
+NAMES = sorted({file.stem for file in FOLDER.glob("*.py")} - PARTS)
 I21K = ("Ti/16", "S/32", "S/16", "B/32", "B/16", "L/16")
 SPECS = [
     *(name for name in NAMES if name != "transfer"),  # its model is in some weights

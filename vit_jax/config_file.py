@@ -20,6 +20,8 @@ UNITS = ("epochs", "steps", "examples")
 _PACKAGE = pathlib.Path(__file__).resolve().parent
 # The folders that may hold `configs/`: the wheel's copy, the source checkout.
 _SHIPPED = (_PACKAGE / "_configs", _PACKAGE.parent)
+_PARTS = ("base", "durations", "evaluators", "objectives", "optimizers")
+_NO_CONFIGS = {f"{name}.py" for name in ("__init__", *_PARTS)}
 
 
 class ConfigError(ValueError):
@@ -61,7 +63,7 @@ def find(path: str) -> pathlib.Path:
             if (folder / wanted.name).is_file():
                 return folder / wanted.name
     names = {file.name for folder in shipped for file in folder.glob("*.py")}
-    known = [f"configs/{name}" for name in sorted(names - {"base.py", "__init__.py"})]
+    known = [f"configs/{name}" for name in sorted(names - _NO_CONFIGS)]
     raise ConfigError(
         f"no config file {path!r} here; the package has: {', '.join(known)}"
         f"{nearest(str(wanted), known)}"
