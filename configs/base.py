@@ -77,10 +77,15 @@ def get_config():
             drop_path=0.0,  # at the last block, rising linearly from 0
             patch_dropout=0.0,  # share of patches left out in training
             dtype="bfloat16",  # of the computation; parameters are float32
+            # that kernels' gradients are computed and summed over devices in:
+            # compute (as dtype) | float32, which sends twice as much
+            gradient_dtype="compute",
             # auto | xla | cudnn (NVIDIA GPUs) | splash (TPU); auto chooses by hardware,
             # tokens, head size and dtype, on a CPU always xla
             attention="auto",
-            remat="none",  # none | attention | dots | full
+            # what the backward pass computes again (vit_jax/models/stack.py):
+            # none | elementwise | attention | dots | full | offload
+            remat="elementwise",
             unroll=1,  # blocks written out per loop iteration
             init_from="",  # work directory or weights to take parameters from
         )

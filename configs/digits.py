@@ -16,7 +16,6 @@ def get_config(arg=None):
         config.model.width = 64
         config.model.depth = 4
         config.model.num_heads = 4
-        config.model.unroll = 4  # no loop: a CPU runs so small a model faster without
     config.model.image_size = (8, 8)
     config.model.channels = 1
     config.model.num_classes = 10

@@ -68,7 +68,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--batch", type=_batches, default=[16], help="images a step,..., or best")
     add("--dtype", type=_words, help="float32, bfloat16 (default: a CPU's, others')")
     add("--attention", type=_words, default=["xla"], help="kernels, as model.attention")
-    add("--remat", type=_words, default=["none"], help="policies, as model.remat")
+    add(
+        "--remat", type=_words, default=["elementwise"], help="policies, as model.remat"
+    )
     add("--unroll", type=_numbers, default=[1], help="blocks a loop; 0 = all")
     add("--image_size", type=_positive, default=224)
     add("--classes", type=_positive, default=1000)

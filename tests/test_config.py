@@ -421,7 +421,6 @@ def test_a_good_config_has_no_problems():
         ("mesh.data=4", "4 is not the number of devices, 8"),
         ("mesh.fsdp=-1", "at most one -1"),
         ("mesh.tensor=0", "sizes must be positive"),
-        ("mesh.sequence=2", "sequence parallelism is not available"),
         ("checkpoint.keep=1", "checkpoint.keep must be at least 2"),
         ("checkpoint.best=val/acc", "did you mean 'val/accuracy'?"),
         ("checkpoint.best=test/accuracy", "known: val/accuracy, val/loss"),
@@ -430,6 +429,16 @@ def test_a_good_config_has_no_problems():
 def test_check(override, message):
     problems = check(f"config.{override}")
     assert any(message in problem for problem in problems), problems
+
+
+def test_no_more_parts_of_tokens_than_there_are():
+    patches = "config.model.patch_size=(4,4)"
+    for parts, problems in (
+        (4, []),
+        (8, ["mesh.sequence is 8, but an image has 4 tok"]),
+    ):
+        found = check(patches, f"config.mesh.sequence={parts}")
+        assert [text[:42] for text in found] == [text[:42] for text in problems]
     assert all("\n" not in problem for problem in problems)
 
 

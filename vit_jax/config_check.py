@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from vit_jax import optim, schedules
 from vit_jax.config_check_augment import check_augmentation
-from vit_jax.config_check_model import check_model, outside
+from vit_jax.config_check_model import check_model, num_tokens, outside
 from vit_jax.config_check_model import unknown as _unknown
 from vit_jax.config_file import ConfigError, nearest, resolve_duration, shipped_base
 from vit_jax.data.facts import split_size
@@ -146,19 +146,20 @@ def _mesh_and_batch(config: ConfigDict, num_devices: int) -> list[str]:
     rest = [axis for axis, size in sizes.items() if size == -1]
     if len(rest) > 1 or any(size < 1 for size in sizes.values() if size != -1):
         return [f"{text}: sizes must be positive, and at most one -1"]
-    if sizes["sequence"] != 1:
-        return [
-            f"mesh.sequence is {sizes['sequence']}: sequence parallelism is not "
-            "available; it must be 1"
-        ]
     named = math.prod(size for size in sizes.values() if size != -1)
     if num_devices % named or (not rest and named != num_devices):
         what = "does not divide" if rest else "is not"
         return [f"{text}: {named} {what} the number of devices, {num_devices}"]
     sizes |= {axis: num_devices // named for axis in rest}
+    tokens = num_tokens(config.model)
     parts = math.prod(sizes[axis] for axis in BATCH_AXES)
     accumulate, batch_size = config.train.accumulate, config.train.batch_size
     problems = []
+    if tokens is not None and sizes["sequence"] > tokens:
+        problems.append(
+            f"mesh.sequence is {sizes['sequence']}, but an image has {tokens} tokens: "
+            "it must be no more"
+        )
     if accumulate >= 1 and batch_size % (parts * accumulate):
         also = f" times train.accumulate {accumulate}" if accumulate > 1 else ""
         problems.append(

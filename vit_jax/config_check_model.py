@@ -1,7 +1,8 @@
 """Everything wrong with a config's `model` section."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -54,12 +55,24 @@ def check_model(model: ConfigDict) -> list[str]:
         return [*problems, f"model.variant: {error}{near}"]
     if min(settings["width"], settings["num_heads"]) < 1:
         return problems  # said already
-    known = {name: settings[name] for name in _SETTINGS if name in settings}
-    known["num_classes"] = known["num_classes"] or 0  # unset: the data set's
     return problems + [
         text if text.startswith("model.") else f"model: {text}"
-        for text in check_vit(Settings(**known))
+        for text in check_vit(_complete(settings))
     ]
+
+
+def _complete(sizes: Mapping[str, Any]) -> Settings:
+    known = {name: sizes[name] for name in _SETTINGS if name in sizes}
+    known["num_classes"] = known["num_classes"] or 0  # unset: the data set's
+    return Settings(**known)
+
+
+def num_tokens(model: ConfigDict) -> int | None:
+    """Patches and prefix of an image; None where `check_model` has problems."""
+    if check_model(model):
+        return None
+    settings = _complete(variants.resolve(**model.to_dict()))
+    return math.prod(settings.grid) + settings.num_prefix
 
 
 def check_attention(

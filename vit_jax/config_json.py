@@ -42,6 +42,7 @@ SAFE_TO_CHANGE = (
     "model.remat",
     "model.unroll",
     "model.attention",
+    "model.gradient_dtype",
     "train.watchdog.",
     "train.max_nonfinite",
 )

@@ -121,13 +121,12 @@ def build_parts(
         description: ``frozen`` and ``step_key`` are shapes then.
     """
     mesh = mesh or sharding.build_mesh(**config.mesh, devices=devices)
-    batch_sharding = sharding.batch_sharding(mesh)
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
     settings = {name: value for name, value in config.model.items()}
     del settings["init_from"]  # a matter of the state, not of the model
 
     def make_objective(key: jax.Array) -> Any:
-        encoder = vit.build(**settings, sharding=batch_sharding, key=key)
+        encoder = vit.build(**settings, key=key)
         return objectives.build(dict(config.objective), encoder=encoder)
 
     tx, schedule = build_optimizer(config, steps)

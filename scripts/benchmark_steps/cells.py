@@ -29,7 +29,7 @@ class Cell:
     batch: int
     dtype: str
     attention: str = "xla"
-    remat: str = "none"
+    remat: str = "elementwise"
     unroll: int = 1
     image_size: int = 224
     num_classes: int = 1000
@@ -63,7 +63,7 @@ class Cell:
         """In a few characters, for tables and figures."""
         loop = {0: "unrolled", 1: "scan"}.get(self.unroll, f"unroll {self.unroll}")
         words = [self.model, f"x{self.batch}", self.dtype, self.attention, loop]
-        if self.remat != "none":
+        if self.remat != "elementwise":
             words.append(f"remat {self.remat}")
         return " ".join(words)
 

@@ -122,7 +122,7 @@ def matmul(
     """
     on_cpu = device.platform == "cpu"
     size = size or (2048 if on_cpu else 8192)
-    count = count or (1 if on_cpu else 16)
+    count = count or (8 if on_cpu else 16)
 
     def chain(x: jax.Array, w: jax.Array) -> jax.Array:
         def body(_: Any, x: jax.Array) -> jax.Array:

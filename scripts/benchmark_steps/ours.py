@@ -70,9 +70,9 @@ def build_optimizer() -> optax.GradientTransformation:
     return optim.build(OPTIM, schedule_section=SCHEDULE, total_steps=1_000_000)[0]
 
 
-def build_objective(cell: Cell, key: jax.Array, place: Any = None) -> Any:
+def build_objective(cell: Cell, key: jax.Array) -> Any:
     """Classification with softmax."""
-    encoder = vit.ViT(**cell.settings, sharding=place, key=key)
+    encoder = vit.ViT(**cell.settings, key=key)
     section = {"name": "supervised", "loss": "softmax", "label_smoothing": 0.0}
     return objectives.build(section, encoder=encoder)
 
@@ -139,11 +139,11 @@ def build_program(
     init_key, step_key = jax.random.split(jax.random.key(seed))
 
     def init(key: jax.Array) -> train_state.TrainState:
-        _, params, _ = split(build_objective(cell, key, rows))
+        _, params, _ = split(build_objective(cell, key))
         return train_state.create(params, tx, with_ema=False)
 
     with jax.set_mesh(mesh):
-        objective = nnx.eval_shape(lambda: build_objective(cell, init_key, rows))
+        objective = nnx.eval_shape(lambda: build_objective(cell, init_key))
         graphdef, _, _ = split(objective)
         shapes = jax.eval_shape(init, init_key)
         places = _shardings(shapes, mesh)

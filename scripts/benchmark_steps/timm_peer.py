@@ -26,7 +26,7 @@ class NoPeerError(Exception):
     """The peer cannot run here; the message says why."""
 
 
-def _import() -> tuple[Any, Any]:
+def import_torch_and_timm() -> tuple[Any, Any]:
     """The modules torch and timm."""
     for name in ("torch", "timm"):
         if importlib.util.find_spec(name) is None:
@@ -58,7 +58,7 @@ _KEPT: list[Any] = []  # a library's operators go when it does
 def available() -> str:
     """Why the peer cannot run here; empty if it can."""
     try:
-        _import()
+        import_torch_and_timm()
     except NoPeerError as error:
         return str(error)
     return ""
@@ -66,7 +66,7 @@ def available() -> str:
 
 def build_model(cell: Cell, params: dict[str, Any]) -> Any:
     """timm's module with our encoder's parameters."""
-    torch, timm = _import()
+    torch, timm = import_torch_and_timm()
     chosen = cell.settings
     model = timm.models.VisionTransformer(
         img_size=chosen["image_size"],
@@ -108,7 +108,7 @@ def build_timm(
     Raises:
       NoPeerError: torch or timm is not there, or torch does not see the accelerator.
     """
-    torch, _ = _import()
+    torch, _ = import_torch_and_timm()
     if device is None:
         device = "cpu" if jax.default_backend() == "cpu" else "cuda"
     if device == "cuda" and not torch.cuda.is_available():

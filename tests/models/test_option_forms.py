@@ -11,7 +11,6 @@ from flax import nnx
 from tests.models import options, tiny
 from tests.models.test_stack import assert_close
 from vit_jax import sharding
-from vit_jax.models.vit import ViT
 
 DEPTH = 2
 RATES = {"dropout": 0.2, "attention_dropout": 0.2, "drop_path": 0.4}
@@ -91,9 +90,6 @@ def test_sharded_equals_one_device(name):
     changes = options.MIXED[name] | {"patch_dropout": 0.4}
     changes |= {"num_heads": 2, "num_classes": 8}  # the mesh divides these
     graphdef, shapes = tiny.vit_shapes(**changes)
-    sharded_graphdef, _ = tiny.shapes(
-        lambda key: ViT(**tiny.settings(**changes), sharding=rows, key=key)
-    )
     params, images = tiny.fill(shapes), tiny.images(batch=8)
 
     def gradient(graphdef, params, images):
@@ -105,12 +101,13 @@ def test_sharded_equals_one_device(name):
 
     where = sharding.param_shardings(shapes, mesh)
     wanted = tiny.jit(functools.partial(gradient, graphdef))(params, images)
-    got = jax.jit(
-        functools.partial(gradient, sharded_graphdef),
-        in_shardings=(where, rows),
-        out_shardings=where,
-        compiler_options=tiny.FAST,
-    )(params, images)
+    with jax.set_mesh(mesh):
+        got = jax.jit(
+            functools.partial(gradient, graphdef),
+            in_shardings=(where, rows),
+            out_shardings=where,
+            compiler_options=tiny.FAST,
+        )(params, images)
     split = [leaf for leaf in jax.tree.leaves(where) if not leaf.is_fully_replicated]
     assert len(split) > 8
     assert_close(jax.tree.map(np.asarray, got), jax.tree.map(np.asarray, wanted))

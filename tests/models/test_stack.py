@@ -1,6 +1,7 @@
 """Scanned, unrolled and rematerialised stacks are one function."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,19 +10,21 @@ import pytest
 from flax import nnx
 
 from tests.models import reference, tiny
+from vit_jax.models.stack import REMAT
 
 DEPTH = 3
 RATES = {"dropout": 0.2, "attention_dropout": 0.2, "drop_path": 0.4}
-REMAT = ("none", "dots", "attention", "full")
 
 # (unroll, remat); 2 does not divide the depth.
 FORMS = [
     (2, "none"),
     (3, "none"),
+    (1, "elementwise"),
     (1, "dots"),
     (1, "attention"),
     (1, "full"),
     (3, "full"),
+    (1, "offload"),
 ]
 
 
@@ -110,8 +113,8 @@ def test_intermediates_do_not_change_the_result():
     assert_close(tokens, jnp.asarray(results(1, "none")["random"][1]))
 
 
-def saved_bytes(remat):
-    """Size of what the forward pass keeps for the backward pass."""
+def kept(remat):
+    """Shapes of what the forward pass keeps for the backward pass."""
     graphdef, shapes = tiny.vit_shapes(depth=DEPTH, remat=remat)
     images = tiny.images(batch=8)
 
@@ -121,11 +124,36 @@ def saved_bytes(remat):
 
         return jax.vjp(logits, params)[1]
 
-    kept = jax.tree.leaves(jax.eval_shape(backward, shapes))
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
+    return jax.tree.leaves(jax.eval_shape(backward, shapes))
+
+
+def saved_bytes(remat):
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in kept(remat))
 
 
 def test_remat_policies_keep_less():
-    sizes = {remat: saved_bytes(remat) for remat in REMAT}
-    assert sizes["full"] < sizes["dots"] < sizes["none"], sizes
-    assert sizes["full"] < sizes["attention"] < sizes["none"], sizes
+    sizes = [saved_bytes(remat) for remat in REMAT]
+    assert list(REMAT) == [
+        "none",
+        "elementwise",
+        "attention",
+        "dots",
+        "full",
+        "offload",
+    ]
+    assert sizes[:5] == sorted(set(sizes[:5]), reverse=True), sizes
+
+
+def test_offload_keeps_the_inputs_of_blocks_in_the_host_s_memory():
+    """In a program for TPU: they go there in the forward, and back in the backward."""
+
+    def program(remat):
+        graphdef, shapes = tiny.vit_shapes(depth=DEPTH, remat=remat)
+        loss = loss_of(graphdef, tiny.images(batch=8))
+        grads = jax.jit(lambda params: jax.grad(loss, has_aux=True)(params, None))
+        return grads.trace(shapes).lower(lowering_platforms=("tpu",)).as_text()
+
+    placed = re.findall(r"_xla_buffer_placement = \"(\w+)\"", program("offload"))
+    assert placed == ["pinned_host", "device"]
+    assert "_xla_buffer_placement" not in program("full")
+    assert saved_bytes("offload") == saved_bytes("full")

@@ -6,10 +6,15 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Key
 
+from vit_jax.models import dense
 from vit_jax.models.attention_choice import Request, hardware, mask_kind, resolve
-from vit_jax.models.attention_mesh import gather_keys, on_mesh
+from vit_jax.models.attention_mesh import on_mesh
+from vit_jax.models.layout import constrain
+
+ATTENDED = "attended"  # the name that models/stack.py knows the result by
 
 
 def attend(
@@ -91,7 +96,7 @@ def _xla(
     dropout_rate: float,
     dropout_key: jax.Array | None,
 ) -> jax.Array:
-    key, value = gather_keys(key), gather_keys(value)
+    key, value = constrain(key, "keys"), constrain(value, "keys")
     if dropout_key is None or dropout_rate == 0.0:
         return jax.nn.dot_product_attention(
             query, key, value, mask=mask, is_causal=causal, implementation="xla"
@@ -177,10 +182,10 @@ class Attention(nnx.Module):
         num_heads: int,
         dropout: float,
         implementation: str,
-        remat: bool,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
         qk_norm: Callable[..., nnx.Module] | None = None,
+        gradient_dtype: str = "compute",
     ):
         head_dim = width // num_heads
         project = functools.partial(
@@ -189,6 +194,7 @@ class Attention(nnx.Module):
             dtype=dtype,
             param_dtype=jnp.float32,
             rngs=rngs,
+            **dense.options(gradient_dtype),
         )
         self.query = project(width, (num_heads, head_dim))
         self.key = project(width, (num_heads, head_dim))
@@ -200,7 +206,6 @@ class Attention(nnx.Module):
         self.key_norm = qk_norm(head_dim, rngs=constant) if qk_norm else None
         self.dropout = dropout
         self.implementation = implementation
-        self.remat = remat
 
     def __call__(
         self,
@@ -217,23 +222,18 @@ class Attention(nnx.Module):
         ``[B, T, H, Dh]``; it comes after their norms.
         """
         context = inputs if context is None else context
-        queries, keys = self.query(inputs), self.key(context)
+        queries = constrain(self.query(inputs), "queries")
+        keys = self.key(context)
         if self.query_norm is not None and self.key_norm is not None:
             queries, keys = self.query_norm(queries), self.key_norm(keys)
         if rotate is not None:
             queries, keys = rotate(queries), rotate(keys)
-        name = _kernel(
-            self.implementation, queries, keys, mask, False, self.dropout, key
-        )
-        run = functools.partial(
-            attend,
+        attended = attend(
+            *(queries, keys, self.value(context)),
             mask=mask,
-            implementation=name,
+            implementation=self.implementation,
             dropout_rate=self.dropout,
             dropout_key=key,
         )
-        # Only the attention weights are recomputed, not projections; a fused kernel
-        # keeps no weights, and recomputing it would buy nothing.
-        if self.remat and name == "xla":
-            run = jax.checkpoint(run)
-        return self.out(run(queries, keys, self.value(context)))
+        attended = checkpoint_name(constrain(attended, "queries"), ATTENDED)
+        return self.out(attended)

@@ -3,15 +3,14 @@
 The compiler cannot split a kernel by itself; plain XLA attention needs none of this.
 """
 
-import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-BATCH, HEADS, TOKENS = ("slices", "data", "fsdp"), "tensor", "sequence"
+from vit_jax.models.layout import BATCH, HEADS, TOKENS, dividing, free_axes
 
 Kernel = Callable[
     [jax.Array, jax.Array, jax.Array, jax.Array | None],
@@ -35,19 +34,20 @@ def on_mesh(
     devices compute the same; so they do over ``TOKENS`` for a causal kernel, which
     counts its queries from 0.
     """
-    mesh, free = _free_axes()
+    mesh, free = free_axes()
     if not free or mesh.size == 1:
         return kernel(query, key, value, mask)
     num_queries = query.shape[1]
     tokens = None
-    if TOKENS in free and mesh.shape[TOKENS] > 1 and not causal:
-        tokens = TOKENS
-        query = _pad_queries(query, mesh.shape[TOKENS])
+    (axis,) = TOKENS
+    if axis in free and mesh.shape[axis] > 1 and not causal:
+        tokens = axis
+        query = _pad_queries(query, mesh.shape[axis])
         if mask is not None and mask.shape[2] > 1:
             widths = ((0, 0), (0, 0), (0, query.shape[1] - num_queries), (0, 0))
             mask = jnp.pad(mask, widths, constant_values=True)
-    batch = _dividing(mesh, free, BATCH, query.shape[0])
-    heads = _dividing(mesh, free, (HEADS,), query.shape[2])
+    batch = dividing(mesh, free, BATCH, query.shape[0])
+    heads = dividing(mesh, free, HEADS, query.shape[2])
     places = PartitionSpec(batch, tokens, heads, None)
     gathered = PartitionSpec(batch, None, heads, None)
     arguments, specs = (query, key, value), (places, gathered, gathered)
@@ -67,37 +67,6 @@ def on_mesh(
         check_vma=False,  # kernels do not say along which axes their results vary
     )(*arguments)
     return out[:, :num_queries]
-
-
-def gather_keys(array: Float[Array, "B S H Dh"]) -> Float[Array, "B S H Dh"]:
-    """Keys or values with all tokens on every device, where tokens are split at all."""
-    mesh, free = _free_axes()
-    if TOKENS not in free or mesh.shape[TOKENS] == 1:
-        return array
-    batch = _dividing(mesh, free, BATCH, array.shape[0])
-    heads = _dividing(mesh, free, (HEADS,), array.shape[2])
-    return jax.lax.with_sharding_constraint(
-        array, PartitionSpec(batch, None, heads, None)
-    )
-
-
-def _free_axes() -> tuple[AbstractMesh, tuple[str, ...]]:
-    """The mesh, and its axes that no ``shard_map`` around this one has split yet."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return mesh, tuple(axis for axis in mesh.axis_names if axis not in mesh.manual_axes)
-
-
-def _dividing(
-    mesh: AbstractMesh, free: tuple[str, ...], axes: tuple[str, ...], size: int
-) -> tuple[str, ...] | None:
-    """As many of the axes, from the first, as divide a dimension."""
-    chosen: list[str] = []
-    for axis in axes:
-        if axis in free:
-            parts = math.prod(mesh.shape[name] for name in [*chosen, axis])
-            if size % parts == 0:
-                chosen.append(axis)
-    return tuple(chosen) or None
 
 
 def _pad_queries(query: jax.Array, parts: int) -> jax.Array:

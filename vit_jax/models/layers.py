@@ -11,7 +11,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
+from vit_jax.models import dense
 from vit_jax.models.attention import Attention
+from vit_jax.models.layout import constrain
 from vit_jax.models.norms import build_norm
 from vit_jax.models.resample import pi_resize
 
@@ -74,25 +76,27 @@ class Mlp(nnx.Module):
         rngs: nnx.Rngs,
         activation: str = "gelu_tanh",
         kind: str = "dense",
+        gradient_dtype: str = "compute",
     ):
-        dense = functools.partial(
+        linear = functools.partial(
             nnx.Linear,
             kernel_init=nnx.initializers.xavier_uniform(),
             bias_init=nnx.initializers.normal(stddev=1e-6),
             dtype=dtype,
             param_dtype=jnp.float32,
             rngs=rngs,
+            **dense.options(gradient_dtype),
         )
-        self.hidden = dense(width, mlp_dim)
-        self.out = dense(mlp_dim, width)
-        self.gate = dense(width, mlp_dim) if kind == "swiglu" else None
+        self.hidden = linear(width, mlp_dim)
+        self.out = linear(mlp_dim, width)
+        self.gate = linear(width, mlp_dim) if kind == "swiglu" else None
         self.activation = activation
         self.dropout = dropout
 
     def __call__(
         self, inputs: Float[Array, "... D"], *, key: Key[Array, ""] | None = None
     ) -> Float[Array, "... D"]:
-        hidden = self.hidden(inputs)
+        hidden = constrain(self.hidden(inputs), "hidden")
         if self.gate is None:
             hidden = ACTIVATIONS[self.activation](hidden)
         else:
@@ -107,7 +111,6 @@ class Block(nnx.Module):
       width, mlp_dim, num_heads: sizes of the tokens, the MLP and the attention.
       dropout, attention_dropout: rates on branches and on attention weights.
       attention: kernel of models/attention.py.
-      remat_attention: whether the backward pass recomputes the attention weights.
       dtype: computation type.
       rngs: initialises the parameters; the options below leave the others' values.
       activation: of the dense MLP, a name of ``ACTIVATIONS``.
@@ -118,6 +121,7 @@ class Block(nnx.Module):
         (arXiv 2103.17239).
       parallel: both branches read the same norm: ``x + attention(n) + MLP(n)``
         (arXiv 2302.05442).
+      gradient_dtype: of the kernels' gradients (models/dense.py).
     """
 
     def __init__(
@@ -129,7 +133,6 @@ class Block(nnx.Module):
         dropout: float,
         attention_dropout: float,
         attention: str,
-        remat_attention: bool,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
         activation: str = "gelu_tanh",
@@ -139,6 +142,7 @@ class Block(nnx.Module):
         mlp: str = "dense",
         layer_scale: float = 0.0,
         parallel: bool = False,
+        gradient_dtype: str = "compute",
     ):
         make_norm = functools.partial(
             build_norm, norm, epsilon=norm_epsilon, dtype=dtype
@@ -149,10 +153,10 @@ class Block(nnx.Module):
             num_heads=num_heads,
             dropout=attention_dropout,
             implementation=attention,
-            remat=remat_attention,
             dtype=dtype,
             rngs=rngs,
             qk_norm=make_norm if qk_norm else None,
+            gradient_dtype=gradient_dtype,
         )
         mlp_norm = make_norm(width, rngs=rngs)  # takes its keys from the stream anyway
         self.mlp_norm = None if parallel else mlp_norm
@@ -164,6 +168,7 @@ class Block(nnx.Module):
             rngs=rngs,
             activation=activation,
             kind=mlp,
+            gradient_dtype=gradient_dtype,
         )
         scale = jnp.full((width,), layer_scale)
         self.attention_scale = nnx.Param(scale) if layer_scale else None
@@ -220,6 +225,7 @@ class PatchEmbedding(nnx.Module):
         width: int,
         dtype: jnp.dtype,
         key: jax.Array,
+        gradient_dtype: str = "compute",
     ):
         shape = (*patch_size, channels, width)
         kernel = nnx.initializers.lecun_normal(in_axis=(0, 1, 2))(key, shape)
@@ -227,6 +233,7 @@ class PatchEmbedding(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((width,)))
         self.patch_size = patch_size
         self.dtype = dtype
+        self.dot_general = dense.options(gradient_dtype)["dot_general"]
 
     def __call__(
         self,
@@ -236,8 +243,9 @@ class PatchEmbedding(nnx.Module):
         """Embeds patches of the kernel's size, or of another that it is resized to."""
         patch_size = patch_size or self.patch_size
         patches = patchify(images.astype(self.dtype), patch_size)
-        kernel = pi_resize(self.kernel[...], patch_size).astype(self.dtype)
-        tokens = patches @ kernel.reshape(-1, kernel.shape[-1])
+        kernel = pi_resize(self.kernel[...], patch_size)
+        kernel = kernel.reshape(-1, kernel.shape[-1])
+        tokens = self.dot_general(patches, kernel, (((2,), (0,)), ((), ())))
         return tokens + self.bias[...].astype(self.dtype)
 
 
@@ -266,7 +274,6 @@ class AttentionPool(nnx.Module):
             num_heads=num_heads,
             dropout=0.0,
             implementation="xla",
-            remat=False,
             dtype=dtype,
             rngs=rngs,
         )

@@ -57,7 +57,7 @@ class MaeDecoder(nnx.Module):
         position: str = "sincos2d_mae",
         dtype: str = "float32",
         attention: str = "xla",
-        remat: str = "none",
+        remat: str = "elementwise",
         unroll: int = 1,
         key: Key[Array, ""],
     ):
@@ -97,7 +97,6 @@ class MaeDecoder(nnx.Module):
                 dropout=0.0,
                 attention_dropout=0.0,
                 attention=attention,
-                remat_attention=remat == "attention",
                 activation=activation,
                 norm_epsilon=norm_epsilon,
                 dtype=compute_dtype,

@@ -38,6 +38,7 @@ def build_embedding(settings: Settings, key: jax.Array) -> PatchEmbedding:
         width=settings.width,
         dtype=jnp.dtype(settings.dtype),
         key=key,
+        gradient_dtype=settings.gradient_dtype,
     )
 
 
@@ -70,7 +71,6 @@ def build_stack(settings: Settings, key: jax.Array) -> nnx.Module:
             dropout=settings.dropout,
             attention_dropout=settings.attention_dropout,
             attention=settings.attention,
-            remat_attention=settings.remat == "attention",
             dtype=jnp.dtype(settings.dtype),
             rngs=rngs,
             activation=settings.activation,
@@ -80,6 +80,7 @@ def build_stack(settings: Settings, key: jax.Array) -> nnx.Module:
             mlp=settings.mlp,
             layer_scale=settings.layer_scale,
             parallel=settings.parallel_blocks,
+            gradient_dtype=settings.gradient_dtype,
         )
 
     return build_blocks(make_block, settings.depth, key)

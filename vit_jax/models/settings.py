@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vit_jax.models.attention_choice import IMPLEMENTATIONS
+from vit_jax.models.dense import GRADIENT_DTYPES
 from vit_jax.models.layers import ACTIVATIONS, MLPS
 from vit_jax.models.norms import NORMS
 from vit_jax.models.position import FIXED
@@ -67,6 +68,7 @@ class Settings:
       patch_dropout: share of an image's patch tokens left out, active when a key is
         given (arXiv 2212.00794).
       dtype: computation type; parameters are float32 always, and so are logits.
+      gradient_dtype: of kernels' gradients, a name of models/dense.py.
       attention: kernel of models/attention.py.
       remat: what the backward pass recomputes, a name of models/stack.py.
       unroll: blocks written out per loop iteration; ``depth`` removes the loop.
@@ -105,8 +107,9 @@ class Settings:
     drop_path: float = 0.0
     patch_dropout: float = 0.0
     dtype: str = "float32"
+    gradient_dtype: str = "compute"
     attention: str = "xla"
-    remat: str = "none"
+    remat: str = "elementwise"
     unroll: int = 1
 
     @property
@@ -154,6 +157,7 @@ def _names(settings: Settings) -> list[str]:
         "norm": NORMS,
         "final_norm": FINAL_NORMS,
         "dtype": DTYPES,
+        "gradient_dtype": GRADIENT_DTYPES,
         "attention": IMPLEMENTATIONS,
         "remat": REMAT,
     }

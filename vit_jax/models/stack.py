@@ -1,20 +1,52 @@
 """``depth`` identical blocks: parameters stacked on a leading axis, run by a scan."""
 
+import re
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Key
 
-# What a block keeps for the backward pass. "attention" is applied inside the block
-# (models/attention.py): it recomputes the attention weights only, which a fused kernel
-# does by itself.
+from vit_jax.models.attention import ATTENDED
+from vit_jax.models.layout import constrain
+
+BLOCK_INPUT = "block_input"
+
+_policies = jax.checkpoint_policies
+
+
+def _fused(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Attention kernels, which keep no attention weights."""
+    return bool(re.match(r"pallas_call|dot_product_attention", primitive.name))
+
+
+# What a block keeps for the backward pass: "none" everything that it needs,
+# "elementwise" the results of products and kernels alone, "attention" those but for the
+# attention weights, "dots" those of dense layers, "full" its input, and "offload" that
+# in the host's memory.
+#
+# A scan has to store what is kept, where blocks written out let the compiler choose
+# what to compute again instead: hence "elementwise" by default.
 REMAT: dict[str, Callable | None] = {
     "none": None,
-    "attention": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
+    "elementwise": _policies.save_from_both_policies(_policies.dots_saveable, _fused),
+    "attention": _policies.save_from_both_policies(
+        _policies.dots_with_no_batch_dims_saveable,
+        _policies.save_from_both_policies(
+            _policies.save_only_these_names(ATTENDED), _fused
+        ),
+    ),
+    "dots": _policies.dots_with_no_batch_dims_saveable,
+    "full": _policies.nothing_saveable,
+    "offload": _policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[BLOCK_INPUT],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
 }
 
 
@@ -42,7 +74,6 @@ def apply_blocks(
     key: Key[Array, ""] | None = None,
     intermediates: bool = False,
     rotate: Callable[[jax.Array], jax.Array] | None = None,
-    constrain: Callable[[jax.Array], jax.Array] = lambda tokens: tokens,
 ) -> tuple[Float[Array, "B N D"], Float[Array, "L B N D"] | None]:
     """Runs the blocks in order; ``unroll=depth`` writes the loop out.
 
@@ -67,9 +98,8 @@ def apply_blocks(
         params, rate, key = per_layer
         block = nnx.merge(graphdef, params)
         rate = 0.0 if rate is None else rate
-        tokens = block(
-            constrain(tokens), mask=mask, rotate=rotate, drop_path_rate=rate, key=key
-        )
+        tokens = checkpoint_name(constrain(tokens, "tokens"), BLOCK_INPUT)
+        tokens = block(tokens, mask=mask, rotate=rotate, drop_path_rate=rate, key=key)
         return tokens, tokens if intermediates else None
 
     if (policy := REMAT[remat]) is not None:

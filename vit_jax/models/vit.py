@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from vit_jax.models import parts
 from vit_jax.models.layers import dropout, split_key
+from vit_jax.models.layout import constrain
 from vit_jax.models.position import FIXED
 from vit_jax.models.resample import resize_positions
 from vit_jax.models.rope import apply_rope, rope_table
@@ -35,7 +36,6 @@ class ViT(nnx.Module):
     """Vision Transformer encoder with its head.
 
     Args:
-      sharding: how activations are laid out over a mesh (batch axis first), or None.
       key: initialises the parameters.
       settings: the fields of `Settings`, which describes them.
 
@@ -46,14 +46,12 @@ class ViT(nnx.Module):
     def __init__(
         self,
         *,
-        sharding: jax.sharding.Sharding | None = None,
         key: Key[Array, ""],
         **settings: Any,
     ):
         self.settings = chosen = Settings(**settings)
         if problems := check_vit(chosen):
             raise ValueError("; ".join(problems))
-        self.sharding = sharding
         self.image_size, self.patch_size = chosen.image_size, chosen.patch_size
         self.channels, self.grid = chosen.channels, chosen.grid
         self.width, self.depth = chosen.width, chosen.depth
@@ -80,12 +78,6 @@ class ViT(nnx.Module):
         self.pooling = parts.build_pooling(chosen, next(keys))
         self.pre_logits = parts.build_pre_logits(chosen, next(keys))
         self.head, self.head_distillation = parts.build_heads(chosen)
-
-    def _constrain(self, array: jax.Array) -> jax.Array:
-        """Keeps the batch axis where the mesh has it, through every layer."""
-        if self.sharding is None:
-            return array
-        return jax.lax.with_sharding_constraint(array, self.sharding)
 
     def grid_of(
         self,
@@ -131,7 +123,7 @@ class ViT(nnx.Module):
           ValueError: the model does not take images of this size.
         """
         grid = self.grid_of(images, patch_size=patch_size)
-        images = self._constrain(images)
+        images = constrain(images, "images")
         if self.stem is not None:
             images, patch_size = self.stem(images), None
         patches = self.embedding(images, patch_size)  # [B, N, D]
@@ -205,9 +197,8 @@ class ViT(nnx.Module):
             key=blocks_key,
             intermediates=intermediates,
             rotate=rotate,
-            constrain=self._constrain,
         )
-        tokens = self._constrain(tokens)
+        tokens = constrain(tokens, "tokens")
         if self.norm is not None:
             tokens = self.norm(tokens)
         return (tokens, outputs) if intermediates else tokens
@@ -246,6 +237,7 @@ class ViT(nnx.Module):
             features = patches.mean(axis=1)
         else:
             features = jnp.concatenate([tokens[:, 0], patches.mean(axis=1)], axis=-1)
+        features = constrain(features, "features")
         return features if self.head_norm is None else self.head_norm(features)
 
     def classify(self, features: Float[Array, "B F"]) -> Float[Array, "B K"]:
@@ -318,6 +310,6 @@ class ViT(nnx.Module):
         return jax.lax.switch(drawn, branches, images)
 
 
-def build(*, key: Key[Array, ""], sharding: Any = None, **settings: Any) -> ViT:
+def build(*, key: Key[Array, ""], **settings: Any) -> ViT:
     """Builds the ViT of a config's ``model`` section (see `variants.resolve`)."""
-    return ViT(**resolve(**settings), sharding=sharding, key=key)
+    return ViT(**resolve(**settings), key=key)

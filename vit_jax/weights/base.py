@@ -123,7 +123,7 @@ class Writer(Protocol):
 TRAINING_ONLY = frozenset(
     {
         *("dropout", "attention_dropout", "drop_path", "patch_dropout", "patch_sizes"),
-        *("dtype", "attention", "remat", "unroll", "head_bias"),
+        *("dtype", "gradient_dtype", "attention", "remat", "unroll", "head_bias"),
         "dynamic_size",
     }
 )
