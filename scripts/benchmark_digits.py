@@ -154,7 +154,10 @@ def time_steps(
         turns: list[Callable[[int], float]] = [full, bare, plain.train]
         for turn in turns:
             turn(num_steps)  # compiles, and fills caches
-        return [tuple(turn(num_steps) for turn in turns) for _ in range(repeats)]
+        return [
+            (turns[0](num_steps), turns[1](num_steps), turns[2](num_steps))
+            for _ in range(repeats)
+        ]
 
 
 def time_whole(config: Any, steps: setup.Steps) -> None:
