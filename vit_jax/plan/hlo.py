@@ -4,11 +4,11 @@ The text lists the body of a loop once. A layer's collectives run once a layer, 
 is counted as often as the loops around it turn.
 """
 
-import collections
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 _BYTES = {
     "pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "f8e4m3fn": 1, "f8e5m2": 1,
@@ -28,8 +28,13 @@ _CALLS = re.compile(
 )
 _WHILE = re.compile(r" while\(.*condition=%?([\w.-]+), body=%?([\w.-]+)")
 _TRIPS = re.compile(r'known_trip_count"?:\{"?n"?:"?(\d+)')
-_CONSTANT = re.compile(r"%?([\w.-]+) = s32\[\][^ ]* constant\((\d+)\)")
+_CONSTANT = re.compile(r"%?([\w.-]+) = [su]32\[\][^ ]* constant\((\d+)\)")
+_ELEMENT = re.compile(
+    r"%?([\w.-]+) = [su]32\[\]\S* get-tuple-element\([^)]*\), index=(\d+)"
+)
 _LESS = re.compile(r"compare\(([^)]*)\), direction=LT")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
+_Computation = tuple[bool, list[str]]  # whether it is the entry, its instructions
 _REMAT = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+?\.remat[\w.]*) = ", re.M)
 
 
@@ -81,42 +86,89 @@ def collectives(text: str, *, slice_size: int = 0) -> list[Collective]:
       text: `Compiled.as_text()`.
       slice_size: devices a slice, numbered one slice after the other; 0: one slice.
     """
+    found: dict[tuple[Any, ...], tuple[int, float]] = {}
+    for times, line, lines in walk(text):
+        if not (op := _OP.search(line)):
+            continue
+        groups, channel = _groups(line), _channel(line)
+        group = max((len(one) for one in groups), default=1)
+        for kind, size in _sizes(line, op, lines):
+            key = kind, group, _crosses(groups, slice_size), channel
+            now = times, times * sent_bytes(kind, size, group)
+            before = found.get(key, (0, 0.0))
+            # Pieces of one collective, between other work, have a channel in common.
+            found[key] = max(before, now) if channel else _sum(before, now)
+    total: dict[Any, tuple[int, float]] = {}
+    for key, now in found.items():
+        total[key[:3]] = _sum(total.get(key[:3], (0, 0.0)), now)
+    return [
+        Collective(*key, count, sent) for key, (count, sent) in sorted(total.items())
+    ]
+
+
+def walk(text: str) -> Iterator[tuple[int, str, list[str]]]:
+    """Every instruction that runs: how often, itself, and those beside it."""
     computations = dict(_computations(text))
-    entry = next(name for name, (is_entry, _) in computations.items() if is_entry)
-    total: dict[tuple[str, int, bool], list[float]] = collections.defaultdict(
-        lambda: [0, 0.0]
-    )
 
-    def visit(name: str, times: int) -> None:
-        for line in computations.get(name, (False, ()))[1]:
+    def visit(name: str, times: int) -> Iterator[tuple[int, str, list[str]]]:
+        lines = computations.get(name, (False, []))[1]
+        for line in lines:
+            yield times, line, lines
             if match := _WHILE.search(line):
-                condition, body = match.groups()
-                visit(body, times * _trip_count(line, computations[condition][1]))
-            elif found := _OP.search(line):
-                groups = _groups(line)
-                size = max((len(group) for group in groups), default=1)
-                kind = _kind(found)
-                key = kind, size, _crosses(groups, slice_size)
-                total[key][0] += times
-                total[key][1] += times * sent_bytes(kind, _size(line, found), size)
-            else:
+                yield from visit(match[2], times * _trip_count(line, computations))
+            elif not _OP.search(line):  # whose computation is only what they sum by
                 for called in _called(line):
-                    visit(called, times)
+                    yield from visit(called, times)
 
-    visit(entry, 1)
-    return [Collective(*key, int(n), sent) for key, (n, sent) in sorted(total.items())]
-
-
-def _kind(found: re.Match[str]) -> str:
-    """The TPU compiler gathers by reducing arrays of which each device fills a part."""
-    operands = [name.strip(" %") for name in found["operands"].split(",")]
-    filled = all(
-        "dynamic-update-slice" in name for name in operands if "/*" not in name
-    )
-    return "all-gather" if found["op"] == "all-reduce" and filled else found["op"]
+    entry = next(name for name, (is_entry, _) in computations.items() if is_entry)
+    yield from visit(entry, 1)
 
 
-def _computations(text: str) -> Iterator[tuple[str, tuple[bool, list[str]]]]:
+def _sum(one: tuple[int, float], other: tuple[int, float]) -> tuple[int, float]:
+    return one[0] + other[0], one[1] + other[1]
+
+
+def _channel(line: str) -> str:
+    """What the pieces of one asynchronous collective have in common; "" without it."""
+    match = _CHANNEL.search(line)
+    return match[1] if match else ""
+
+
+def _sizes(
+    line: str, found: re.Match[str], lines: Iterable[str]
+) -> list[tuple[str, float]]:
+    """The kind and bytes of what an instruction does.
+
+    The TPU compiler gathers by reducing arrays of which each device fills a part, and
+    reduces those in one instruction with others.
+    """
+    op = found["op"]
+    if op != "all-reduce" or found["start"]:
+        return [(op, _size(line, found))]
+    operands = re.findall(r"%([\w.-]+)", found["operands"])
+    result = line[: found.start()].partition(" = ")[2]
+    arrays = [_array_bytes(match[0]) for match in _ARRAY.finditer(result)]
+    sizes = {"all-gather": 0.0, "all-reduce": 0.0}
+    for operand, size in zip(operands, arrays, strict=True):
+        sizes["all-gather" if _is_filled(operand, lines) else op] += size
+    return [(kind, size) for kind, size in sizes.items() if size]
+
+
+def _is_filled(name: str, lines: Iterable[str]) -> bool:
+    """Whether an array is zeros but for a part, perhaps moved since."""
+    if "dynamic-update-slice" in name:
+        return True
+    for line in lines:
+        if moved := re.match(
+            rf"\s+%?{re.escape(name)} = .* (?:copy|copy-start|copy-done|bitcast)"
+            r"\(%?([\w.-]+)\)",
+            line,
+        ):
+            return _is_filled(moved[1], lines)
+    return False
+
+
+def _computations(text: str) -> Iterator[tuple[str, _Computation]]:
     name, is_entry, lines = "", False, []
     for line in text.splitlines():
         if match := _COMPUTATION.match(line):
@@ -127,21 +179,48 @@ def _computations(text: str) -> Iterator[tuple[str, tuple[bool, list[str]]]]:
             lines.append(line)
 
 
-def _trip_count(line: str, condition: Iterable[str]) -> int:
-    """How often a loop turns; 1 where that depends on the data."""
+def _trip_count(line: str, computations: Mapping[str, _Computation]) -> int:
+    """How often a loop turns; 1 where that depends on the data.
+
+    A loop's counter starts at 0. One that is written out in part counts in larger
+    steps.
+    """
     if match := _TRIPS.search(line):
         return int(match[1])
-    text = "\n".join(condition)
-    constants = {name: int(value) for name, value in _CONSTANT.findall(text)}
-    if compare := _LESS.search(text):
-        limits = [
-            constants[name]
-            for word in compare[1].split(",")
-            if (name := word.split()[-1].strip(" %")) in constants
-        ]
-        if limits:
-            return limits[0]
-    return 1
+    condition, body = _WHILE.search(line).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    text = "\n".join(computations[condition][1])
+    compare = _LESS.search(text)
+    if not compare:
+        return 1
+    constants = _constants(text)
+    names = [word.split()[-1].strip(" %") for word in compare[1].split(",")]
+    limits = [constants[name] for name in names if name in constants]
+    if not limits:
+        return 1
+    indices = dict(_ELEMENT.findall(text))
+    place = next((int(indices[name]) for name in names if name in indices), None)
+    return math.ceil(limits[0] / _step(computations.get(body), place))
+
+
+def _constants(text: str) -> dict[str, int]:
+    return {name: int(value) for name, value in _CONSTANT.findall(text)}
+
+
+def _step(body: _Computation | None, place: int | None) -> int:
+    """What a loop's body adds to the element of its state that counts."""
+    if body is None or place is None:
+        return 1
+    text = "\n".join(body[1])
+    root = re.search(r"ROOT .* tuple\((.*?)\)(?:, |$)", body[1][-1])
+    names = re.findall(r"%([\w.-]+)", root[1]) if root else []
+    if place >= len(names):
+        return 1
+    added = re.search(
+        rf"%?{re.escape(names[place])} = \S+ add\(%?([\w.-]+), %?([\w.-]+)\)", text
+    )
+    constants = _constants(text)
+    words = added.groups() if added else ()
+    return max((constants[name] for name in words if name in constants), default=1)
 
 
 def _size(line: str, found: re.Match[str]) -> float:

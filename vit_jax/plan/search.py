@@ -37,7 +37,7 @@ def choices(config: Any, topology: Topology) -> list[Choice]:
         raise ConfigError(f"model.variant: {error}") from error
     found = []
     for (fsdp, tensor), remat, accumulate in itertools.product(
-        _shardings(inside, topology.fast), REMAT, _ACCUMULATE
+        _shardings(inside, topology.fast, model["width"]), REMAT, _ACCUMULATE
     ):
         rows = config.train.batch_size
         parts = slices * inside // tensor
@@ -69,15 +69,20 @@ def choices(config: Any, topology: Topology) -> list[Choice]:
     return found
 
 
-def _shardings(devices: int, fast: int) -> list[tuple[int, int]]:
-    """fsdp and tensor: no, some or all of the devices; tensor within the fast links."""
+def _shardings(devices: int, fast: int, width: int) -> list[tuple[int, int]]:
+    """fsdp and tensor: no, some or all of the devices; tensor within the fast links.
+
+    Where fsdp does not divide the model's width, parameters stay whole: then the
+    largest part of the devices that does stands for all of them.
+    """
     pairs = set()
     for tensor in _TENSOR:
         if devices % tensor or tensor > fast:
             continue
         rest = devices // tensor
-        for fsdp in (1, 4, 8, math.gcd(fast, devices) // tensor, rest):
-            if fsdp >= 1 and rest % fsdp == 0:
+        inside = math.gcd(fast, devices) // tensor
+        for fsdp in (1, 4, 8, 32, math.gcd(inside, width), math.gcd(rest, width)):
+            if fsdp and rest % fsdp == 0 and width % fsdp == 0:
                 pairs.add((fsdp, tensor))
     return sorted(pairs)
 

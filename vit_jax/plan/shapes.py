@@ -11,11 +11,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh, AxisType
 
 from vit_jax import sharding
+from vit_jax.models import variants
+from vit_jax.models.attention_choice import Hardware, Request, resolve
 from vit_jax.objectives.base import merge
-from vit_jax.plan.program import Job, batch_shapes, build, mesh_sizes
+from vit_jax.plan.chips import Chip
+from vit_jax.plan.program import (
+    Job,
+    batch_shapes,
+    build,
+    make_mesh,
+    mesh_sizes,
+    platform,
+)
 
 GIB = 2.0**30
 
@@ -59,7 +68,8 @@ class Program:
 
     def __init__(self, job: Job):
         self.job = job
-        self._one = make_mesh(dict.fromkeys(sharding.AXES, 1))
+        self.chip = job.topology.chip
+        self._one = make_mesh(dict.fromkeys(sharding.AXES, 1), self.chip)
         self._parts: dict[str, Any] = {}
         self._saved: dict[str, list[Any]] = {}
         self.state = self.parts("none").state_shapes
@@ -68,14 +78,16 @@ class Program:
     def parts(self, remat: str) -> Any:
         """`setup.Parts` on one device, with another remat."""
         if remat not in self._parts:
-            job = dataclasses.replace(self.job, config=changed(self.job.config, remat))
+            config = _traceable(self.job.config, self.chip, remat)
+            job = dataclasses.replace(self.job, config=config)
             self._parts[remat], _ = build(job, mesh=self._one)
         return self._parts[remat]
 
-    def sharded(self, mesh: Any) -> Any:
+    def sharded(self, axes: Mapping[str, int]) -> Any:
         """The state's shapes as they lie on a mesh."""
         from vit_jax import setup
 
+        mesh = make_mesh(axes, self.chip)
         return setup.with_shardings(self.state, setup.state_shardings(self.state, mesh))
 
     def saved(self, remat: str) -> list[Any]:
@@ -113,18 +125,31 @@ class Program:
         return [leaf for leaf in grows if leaf.dtype != batch["image"].dtype]
 
 
-def changed(config: Any, remat: str) -> Any:
-    """A copy of a config with another remat."""
+def _traceable(config: Any, chip: Chip, remat: str) -> Any:
+    """A copy with another remat, and without kernels that only a GPU can trace.
+
+    A fused kernel keeps no weights: plain attention that computes them again keeps as
+    much.
+    """
     config = config.copy_and_resolve_references()
+    model = variants.resolve(**config.model.to_dict())
     with config.unlocked():
         config.model.remat = remat
+        if not chip.is_tpu:
+            tokens = math.prod(model["image_size"]) // math.prod(model["patch_size"])
+            request = Request(
+                num_queries=tokens,
+                num_keys=tokens,
+                head_dim=model["width"] // model["num_heads"],
+                dtype=config.model.dtype,
+                dropout=config.model.attention_dropout > 0,
+            )
+            here = Hardware(platform(chip), chip.name)
+            kernel = resolve(config.model.attention, here, request)
+            config.model.attention = "xla"
+            if kernel != "xla" and remat == "none":
+                config.model.remat = "attention"
     return config.lock()
-
-
-def make_mesh(axes: Mapping[str, int]) -> AbstractMesh:
-    """A mesh of no devices in particular."""
-    types = (AxisType.Auto,) * len(axes)
-    return AbstractMesh(tuple(axes.values()), tuple(axes), axis_types=types)
 
 
 def device_bytes(shapes: Any) -> int:
@@ -156,7 +181,7 @@ def memory(program: Program, config: Any, devices: int) -> Memory:
       devices: of the run.
     """
     axes = mesh_sizes(config, devices)
-    state = program.sharded(make_mesh(axes))
+    state = program.sharded(axes)
     rows, accumulate = rows_a_device(config, axes), config.train.accumulate
     batch = sum(
         math.prod(leaf.shape) * leaf.dtype.itemsize
@@ -212,8 +237,6 @@ def _on_device(
 
 
 def _model(config: Any) -> dict[str, Any]:
-    from vit_jax.models import variants
-
     return variants.resolve(**config.model.to_dict())
 
 
