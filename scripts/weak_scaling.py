@@ -99,7 +99,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> int:
     """Compiles what is not in the JSON, then prints and draws all of it."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Weak scaling of the program.")
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]")
     parser.add_argument(
         "--topologies", default="v5e-8,v5e-16,v5e-32,v5e-64,v5e-128,v5e-256"

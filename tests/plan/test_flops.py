@@ -91,7 +91,8 @@ def test_analytic_flops_are_those_of_an_unrolled_program():
     def lowered(unroll):
         _, _, loss, arguments = traced("vit_s16_i1k.py:B/16", f"model.unroll={unroll}")
         step = jax.jit(jax.value_and_grad(loss)).trace(*arguments)
-        return step.lower(lowering_platforms=("cpu",)).cost_analysis()["flops"] / ROWS
+        counted = step.lower(lowering_platforms=("cpu",)).cost_analysis() or {}
+        return counted["flops"] / ROWS
 
     program, *_ = traced("vit_s16_i1k.py:B/16")
     assert lowered(12) == pytest.approx(program.flops_per_image, rel=0.01)
@@ -113,8 +114,8 @@ def test_products_of_a_compiled_loop_count_once_a_turn():
     weights = jax.ShapeDtypeStruct((layers, width, width), jnp.float32)
     compiled = jax.jit(run).lower(x, weights).compile()
     layer = 2 * 3 * (2 * rows * rows * width + rows * width * width)
-    assert product_flops(compiled.as_text()) == layers * layer
-    assert compiled.cost_analysis()["flops"] < 2 * layer
+    assert product_flops(compiled.as_text() or "") == layers * layer
+    assert (compiled.cost_analysis() or {})["flops"] < 2 * layer
 
 
 # As libtpu writes products: batches as windows, operands transposed by labels.

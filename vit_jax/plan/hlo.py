@@ -33,6 +33,9 @@ _ELEMENT = re.compile(
     r"%?([\w.-]+) = [su]32\[\]\S* get-tuple-element\([^)]*\), index=(\d+)"
 )
 _LESS = re.compile(r"compare\(([^)]*)\), direction=LT")
+_KERNEL = re.compile(
+    r"^\s+(?:ROOT )?%?([\w-]+)[\w.-]* = .*custom_call_target=\"tpu_custom_call\"", re.M
+)
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _Computation = tuple[bool, list[str]]  # whether it is the entry, its instructions
 _REMAT = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+?\.remat[\w.]*) = ", re.M)
@@ -64,6 +67,11 @@ def rematerialized(text: str) -> list[str]:
     metadata of instructions only, and never in their names.
     """
     return _REMAT.findall(text)
+
+
+def kernels(text: str) -> list[str]:
+    """Kernels of Pallas in a program for TPUs, each by its name, sorted."""
+    return sorted({match[1] for match in _KERNEL.finditer(text)})
 
 
 def sent_bytes(kind: str, size: float, group: int) -> float:
@@ -102,7 +110,8 @@ def collectives(text: str, *, slice_size: int = 0) -> list[Collective]:
     for key, now in found.items():
         total[key[:3]] = _sum(total.get(key[:3], (0, 0.0)), now)
     return [
-        Collective(*key, count, sent) for key, (count, sent) in sorted(total.items())
+        Collective(key[0], key[1], key[2], count, sent)
+        for key, (count, sent) in sorted(total.items())
     ]
 
 

@@ -181,7 +181,7 @@ def predict(program: Program, config: Any, topology: Topology) -> Prediction:
         else:  # rings through every host: its devices share what crosses
             slow += amount / min(link, network * topology.fast)
     state = program.sharded(axes)
-    held = 2 * device_bytes(state) * chip.devices / (chip.hbm_gbps * 1e9)
+    held = 2 * device_bytes(state, chip) * chip.devices / (chip.hbm_gbps * 1e9)
     return Prediction(
         low=max(compute / BEST, fast, slow) + held,
         high=compute / WORST + fast + slow + held,

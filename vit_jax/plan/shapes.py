@@ -1,8 +1,10 @@
 """Memory of a train step by shapes alone.
 
-What lies in memory between steps is exact: each array of the state by its sharding.
-What a step needs besides is an estimate: the arrays that the backward pass keeps are
-those that `jax.vjp` says, but the compiler may fuse some away, and pads others.
+What lies in memory between steps is exact: each array of the state by its sharding, in
+the tiles of the chip. What a step needs besides is an estimate. A step's memory is most
+while the backward pass goes through the layers: then there are the arrays that
+`jax.vjp` says are kept, parameters in the type that is computed in, gradients as far as
+they have come, and what one layer works with.
 """
 
 import dataclasses
@@ -25,6 +27,7 @@ from vit_jax.plan.program import (
     mesh_sizes,
     platform,
 )
+from vit_jax.plan.tiles import activation_bytes, argument_bytes
 
 GIB = 2.0**30
 
@@ -33,25 +36,38 @@ GIB = 2.0**30
 ROWS = 1_000_003
 
 
+# What a layer works with, by everything that it computes: the part beyond what the
+# chip's vector memory holds lies in main memory, and more of it where remat computes
+# it again. Measured on programs compiled for TPUs, see README.
+IN_VMEM, WORKING, WORKING_AGAIN = 2.7, 0.77, 1.6
+
+# Of a compiled train step, MiB: 22 to 35 in those that were compiled for TPUs.
+PROGRAM = 26.0
+
+
 @dataclasses.dataclass(frozen=True)
 class Memory:
     """GiB a device of a train step.
 
     Args:
-      params, opt_state, ema: by their shardings, exact.
-      gradients: laid out as the parameters, exact.
-      batch: what the loader hands over, exact.
-      activations: kept for the backward pass; an estimate.
+      params, opt_state, ema: by their shardings.
+      batch: what the loader hands over.
+      gradients: laid out as the parameters.
+      copies: of parameters, in the type that is computed in.
+      activations: kept for the backward pass.
       working: what is in use at a time besides; an estimate.
+      program: the instructions; an estimate.
     """
 
     params: float
     opt_state: float
     ema: float
-    gradients: float
     batch: float
+    gradients: float
+    copies: float
     activations: float
     working: float
+    program: float
 
     @property
     def total(self) -> float:
@@ -152,10 +168,18 @@ def _traceable(config: Any, chip: Chip, remat: str) -> Any:
     return config.lock()
 
 
-def device_bytes(shapes: Any) -> int:
-    """Bytes a device of a tree of shapes that carry their shardings."""
+def device_bytes(shapes: Any, chip: Chip, *, itemsize: int = 0) -> int:
+    """Bytes a device of a tree of shapes that carry their shardings.
+
+    Args:
+      shapes: of a state.
+      chip: whose tiles they fill.
+      itemsize: of a copy in another type.
+    """
     return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        argument_bytes(
+            leaf.sharding.shard_shape(leaf.shape), itemsize or leaf.dtype.itemsize, chip
+        )
         for leaf in jax.tree.leaves(shapes)
     )
 
@@ -180,73 +204,88 @@ def memory(program: Program, config: Any, devices: int) -> Memory:
       config: complete, and checked.
       devices: of the run.
     """
-    axes = mesh_sizes(config, devices)
+    axes, chip = mesh_sizes(config, devices), program.chip
     state = program.sharded(axes)
-    rows, accumulate = rows_a_device(config, axes), config.train.accumulate
-    batch = sum(
-        math.prod(leaf.shape) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(batch_shapes(config, rows))
-    )
-    params = device_bytes(state.params)
-    kept, layer = _activations(program, config, axes, rows // accumulate)
-    split = axes["fsdp"] > 1
+    rows, parts = rows_a_device(config, axes), config.train.accumulate
+    batch = batch_shapes(config, rows)
+    images = batch["image"].shape
+    params = device_bytes(state.params, chip)
+    # Of a micro-batch, and their sum.
+    gradients = (2 if parts > 1 else 1) * params
+    copies = 0
+    if config.model.dtype == "bfloat16":
+        copies = device_bytes(state.params, chip, itemsize=2)
+    kept = _Kept(program, config, axes, rows // parts)
+    # Micro-batches wait as they are after mixing, in float32.
+    waiting = argument_bytes(images, 4, chip) if parts > 1 else 0
+    backward = kept.stacked + kept.embedding + gradients + copies + kept.layer(chip)
+    between = kept.stacked + kept.rest + copies
+    before = 2 * argument_bytes(images, 4, chip)
+    peak = max(waiting + backward, waiting + between, before)
+    held = gradients + copies + kept.stacked
     return Memory(
         params=params / GIB,
-        opt_state=device_bytes(state.opt_state) / GIB,
-        ema=device_bytes(state.ema) / GIB,
-        # Of a micro-batch, and their sum.
-        gradients=(2 if accumulate > 1 else 1) * params / GIB,
-        batch=batch / GIB,
-        activations=kept / GIB,
-        # A layer's arrays, its parameters from the other devices, and the images in
-        # float32 (four times their bytes) before and after they are mixed.
-        working=(layer + split * _one_layer(program, config) + 8 * batch) / GIB,
+        opt_state=device_bytes(state.opt_state, chip) / GIB,
+        ema=device_bytes(state.ema, chip) / GIB,
+        batch=sum(
+            argument_bytes(leaf.shape, leaf.dtype.itemsize, chip)
+            for leaf in jax.tree.leaves(batch)
+        )
+        / GIB,
+        gradients=gradients / GIB,
+        copies=copies / GIB,
+        activations=kept.stacked / GIB,
+        working=(peak - held) / GIB,
+        program=PROGRAM / 1024,
     )
 
 
-def _activations(
-    program: Program, config: Any, axes: Mapping[str, int], rows: int
-) -> tuple[float, float]:
-    """Bytes a device that the backward pass keeps, and all those of one layer."""
-    sizes = _model(config)
-    total = sum(
-        _on_device(leaf, sizes, axes, rows)
-        for leaf in program.saved(config.model.remat)
-    )
-    layers = [
-        leaf
-        for leaf in program.saved("none")
-        if leaf.shape[0] == sizes["depth"] and sizes["depth"] > 1
-    ]
-    everything = sum(_on_device(leaf, sizes, axes, rows) for leaf in layers)
-    return total, everything / sizes["depth"]
+class _Kept:
+    """Bytes a device of what is kept for the backward pass.
 
+    Attributes:
+      stacked: of the layers.
+      embedding: of what comes before them.
+      rest: of what comes before and behind them.
+    """
 
-def _on_device(
-    leaf: Any, model: Mapping[str, Any], axes: Mapping[str, int], rows: int
-) -> float:
-    """Bytes of an activation on a device: its rows, its heads, its hidden units."""
-    elements = math.prod(
-        size // ROWS * rows if size and size % ROWS == 0 else size
-        for size in leaf.shape
-    )
-    parts = axes["sequence"]
-    if {model["mlp_dim"], model["num_heads"]} & set(leaf.shape[1:]):
-        parts *= axes["tensor"]
-    return elements * leaf.dtype.itemsize / parts
+    def __init__(
+        self, program: Program, config: Any, axes: Mapping[str, int], rows: int
+    ):
+        self._model = variants.resolve(**config.model.to_dict())
+        self._axes, self._rows, self._chip = axes, rows, program.chip
+        self._remat = config.model.remat
+        saved = program.saved(self._remat)
+        pixels = math.prod(self._model["patch_size"]) * config.model.channels
+        self.stacked = sum(map(self._bytes, filter(self._is_stacked, saved)))
+        rest = [leaf for leaf in saved if not self._is_stacked(leaf)]
+        self.rest = sum(map(self._bytes, rest))
+        self.embedding = sum(self._bytes(x) for x in rest if x.shape[-1] == pixels)
+        everything = filter(self._is_stacked, program.saved("none"))
+        self._everything = sum(map(self._bytes, everything)) / self._model["depth"]
 
+    def layer(self, chip: Chip) -> float:
+        """What the backward pass of one layer works with."""
+        again = self._remat != "none"
+        beyond = max(0.0, self._everything - IN_VMEM * chip.vmem_mib * 2**20)
+        return beyond * (WORKING_AGAIN if again else WORKING)
 
-def _model(config: Any) -> dict[str, Any]:
-    return variants.resolve(**config.model.to_dict())
+    def _is_stacked(self, leaf: Any) -> bool:
+        return leaf.shape[0] == self._model["depth"] > 1 and ROWS not in leaf.shape[:1]
 
-
-def _one_layer(program: Program, config: Any) -> float:
-    """Bytes of a layer's parameters, gathered in the type that is computed in."""
-    leaves = jax.tree_util.tree_leaves_with_path(program.state.params)
-    stacked = [leaf for path, leaf in leaves if "blocks" in jax.tree_util.keystr(path)]
-    depth = max((leaf.shape[0] for leaf in stacked), default=1)
-    width = 2 if config.model.dtype == "bfloat16" else 4
-    return width * sum(math.prod(leaf.shape) for leaf in stacked) / depth
+    def _bytes(self, leaf: Any) -> float:
+        """On a device: its rows, its heads, its hidden units."""
+        stacked = self._is_stacked(leaf)
+        shape = [
+            size // ROWS * self._rows if size and size % ROWS == 0 else size
+            for size in leaf.shape[stacked:]
+        ]
+        split = self._axes["sequence"]
+        if {self._model["mlp_dim"], self._model["num_heads"]} & set(leaf.shape[1:]):
+            split *= self._axes["tensor"]
+        layers = leaf.shape[0] if stacked else 1
+        size = activation_bytes(shape, leaf.dtype.itemsize, self._chip)
+        return layers * size / split
 
 
 def _bare(shapes: Any) -> Any:
