@@ -33,9 +33,17 @@ _ELEMENT = re.compile(
     r"%?([\w.-]+) = [su]32\[\]\S* get-tuple-element\([^)]*\), index=(\d+)"
 )
 _LESS = re.compile(r"compare\(([^)]*)\), direction=LT")
+# Between slices the TPU compiler hands arrays to the hosts, which do the rest.
+_BETWEEN = re.compile(
+    r" = \((?P<array>[^ ]*) .* send\(.*_xla_megascale_"
+    r"(?:target=\"\{(?P<slices>[\d,]+)\}.*_xla_megascale_)?"
+    r"transfer_type=\"(?P<kind>\w+)\""
+)
+_KINDS = {"ONE_TO_ONE": "collective-permute"}
 _KERNEL = re.compile(
     r"^\s+(?:ROOT )?%?([\w-]+)[\w.-]* = .*custom_call_target=\"tpu_custom_call\"", re.M
 )
+_MOVED = r".* (?:copy|copy-start|copy-done|bitcast)\(%?([\w.-]+)\)"
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _Computation = tuple[bool, list[str]]  # whether it is the entry, its instructions
 _REMAT = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+?\.remat[\w.]*) = ", re.M)
@@ -96,6 +104,12 @@ def collectives(text: str, *, slice_size: int = 0) -> list[Collective]:
     """
     found: dict[tuple[Any, ...], tuple[int, float]] = {}
     for times, line, lines in walk(text):
+        if sent := _BETWEEN.search(line):
+            kind = _KINDS.get(sent["kind"], sent["kind"].lower().replace("_", "-"))
+            group = len(sent["slices"].split(",")) if sent["slices"] else 2
+            amount = sent_bytes(kind, _array_bytes(sent["array"]), group)
+            key = kind, group, True, _channel(line)
+            found[key] = _sum(found.get(key, (0, 0.0)), (times, times * amount))
         if not (op := _OP.search(line)):
             continue
         groups, channel = _groups(line), _channel(line)
@@ -124,7 +138,8 @@ def walk(text: str) -> Iterator[tuple[int, str, list[str]]]:
         for line in lines:
             yield times, line, lines
             if match := _WHILE.search(line):
-                yield from visit(match[2], times * _trip_count(line, computations))
+                turns = _trip_count(line, lines, computations)
+                yield from visit(match[2], times * turns)
             elif not _OP.search(line):  # whose computation is only what they sum by
                 for called in _called(line):
                     yield from visit(called, times)
@@ -167,14 +182,8 @@ def _is_filled(name: str, lines: Iterable[str]) -> bool:
     """Whether an array is zeros but for a part, perhaps moved since."""
     if "dynamic-update-slice" in name:
         return True
-    for line in lines:
-        if moved := re.match(
-            rf"\s+%?{re.escape(name)} = .* (?:copy|copy-start|copy-done|bitcast)"
-            r"\(%?([\w.-]+)\)",
-            line,
-        ):
-            return _is_filled(moved[1], lines)
-    return False
+    moved = _definition(name, lines, _MOVED)
+    return moved is not None and _is_filled(moved[1], lines)
 
 
 def _computations(text: str) -> Iterator[tuple[str, _Computation]]:
@@ -188,11 +197,13 @@ def _computations(text: str) -> Iterator[tuple[str, _Computation]]:
             lines.append(line)
 
 
-def _trip_count(line: str, computations: Mapping[str, _Computation]) -> int:
+def _trip_count(
+    line: str, lines: list[str], computations: Mapping[str, _Computation]
+) -> int:
     """How often a loop turns; 1 where that depends on the data.
 
-    A loop's counter starts at 0. One that is written out in part counts in larger
-    steps.
+    The compiler writes loops out in part, which then count in larger steps, and takes
+    the first turn out of them, so that they start later.
     """
     if match := _TRIPS.search(line):
         return int(match[1])
@@ -208,7 +219,28 @@ def _trip_count(line: str, computations: Mapping[str, _Computation]) -> int:
         return 1
     indices = dict(_ELEMENT.findall(text))
     place = next((int(indices[name]) for name in names if name in indices), None)
-    return math.ceil(limits[0] / _step(computations.get(body), place))
+    turns = limits[0] - _start(line, lines, place)
+    return math.ceil(turns / _step(computations.get(body), place))
+
+
+def _start(line: str, lines: list[str], place: int | None) -> int:
+    """What a loop's counter is before the first turn; 0 where that is not seen."""
+    state = re.search(r" while\(%?([\w.-]+)\)", line)
+    if state is None or place is None:
+        return 0
+    made = _definition(state[1], lines, r".* tuple\((.*?)\)(?:, |$)")
+    names = re.findall(r"%([\w.-]+)", made[1]) if made else []
+    name = names[place] if place < len(names) else ""
+    while moved := _definition(name, lines, _MOVED):
+        name = moved[1]
+    constant = _definition(name, lines, r"[su]32\[\]\S* constant\((\d+)\)")
+    return int(constant[1]) if constant else 0
+
+
+def _definition(name: str, lines: Iterable[str], form: str) -> re.Match[str] | None:
+    """Where ``name`` is made, if by an instruction of this form."""
+    pattern = re.compile(rf"\s+(?:ROOT )?%?{re.escape(name)} = {form}")
+    return next(filter(None, map(pattern.match, lines)), None) if name else None
 
 
 def _constants(text: str) -> dict[str, int]:

@@ -15,7 +15,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 from vit_jax import sharding
 from vit_jax.models.attention_choice import Hardware
 from vit_jax.plan.chips import Chip
-from vit_jax.plan.topology import Topology
+from vit_jax.plan.topology import Topology, axis_sizes, lays_out
 
 # Examples and classes of data sets that people plan for before they have them, so that
 # a plan tells days. As commonly published; a data set that is there is asked.
@@ -77,6 +77,8 @@ def prepare(config: Any, topology: Topology) -> Job:
             f"mesh.slices is {slices}, but {topology} has {topology.slices}: set "
             f"--config.mesh.slices={topology.slices}"
         )
+    if not problems:
+        problems += _check_layout(config, topology)
     if facts is None and config.model.num_classes is None:
         problems.append(
             f"data set {config.data.name!r} is not here to tell its number of classes: "
@@ -97,6 +99,18 @@ def prepare(config: Any, topology: Topology) -> Job:
     steps = setup.resolve_steps(resolved, 1_000_000)
     known = resolved.train.duration.epochs is None
     return Job(resolved, steps, steps.total if known else None, topology)
+
+
+def _check_layout(config: Any, topology: Topology) -> list[str]:
+    sizes = mesh_sizes(config, topology.devices)
+    if lays_out(topology, [sizes[axis] for axis in sizes if axis != "slices"]):
+        return []
+    text = ", ".join(f"{axis}={size}" for axis, size in sizes.items() if size > 1)
+    sides = " x ".join(map(str, topology.shape))
+    return [
+        f"mesh {text} cannot be laid out on {sides} chips: each axis takes whole "
+        f"sides, its size is one of {', '.join(map(str, axis_sizes(topology)))}"
+    ]
 
 
 def describe(config: Any) -> Any:

@@ -88,6 +88,7 @@ class Program:
         self._one = make_mesh(dict.fromkeys(sharding.AXES, 1), self.chip)
         self._parts: dict[str, Any] = {}
         self._saved: dict[str, list[Any]] = {}
+        self._sharded: dict[tuple[Any, ...], Any] = {}
         self.state = self.parts("none").state_shapes
         self.flops_per_image = self.parts("none").flops_per_image
 
@@ -103,8 +104,12 @@ class Program:
         """The state's shapes as they lie on a mesh."""
         from vit_jax import setup
 
-        mesh = make_mesh(axes, self.chip)
-        return setup.with_shardings(self.state, setup.state_shardings(self.state, mesh))
+        key = tuple(axes.items())
+        if key not in self._sharded:
+            mesh = make_mesh(axes, self.chip)
+            shardings = setup.state_shardings(self.state, mesh)
+            self._sharded[key] = setup.with_shardings(self.state, shardings)
+        return self._sharded[key]
 
     def saved(self, remat: str) -> list[Any]:
         """Shapes that the backward pass keeps of `ROWS` images, those that grow."""
@@ -276,10 +281,10 @@ class _Kept:
     def _bytes(self, leaf: Any) -> float:
         """On a device: its rows, its heads, its hidden units."""
         stacked = self._is_stacked(leaf)
-        shape = [
+        shape = tuple(
             size // ROWS * self._rows if size and size % ROWS == 0 else size
             for size in leaf.shape[stacked:]
-        ]
+        )
         split = self._axes["sequence"]
         if {self._model["mlp_dim"], self._model["num_heads"]} & set(leaf.shape[1:]):
             split *= self._axes["tensor"]
