@@ -7,32 +7,21 @@ is counted as often as the loops around it turn.
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from typing import Any
+
+from vit_jax.plan.hlo_text import MOVED, definition, walk
 
 _BYTES = {
     "pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "f8e4m3fn": 1, "f8e5m2": 1,
     "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "s32": 4, "u32": 4, "f32": 4,
     "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16,
 }  # fmt: skip
-_COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.-]+) \(.*\{\s*$")
-_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?(?P<name>[\w.-]+) = (?P<rest>.*)$")
 _OP = re.compile(
     r"(?P<op>all-reduce|all-gather|reduce-scatter|all-to-all|ragged-all-to-all|"
     r"collective-permute|collective-broadcast)(?P<start>-start)?\((?P<operands>[^)]*)\)"
 )
 _ARRAY = re.compile(r"(?P<type>[a-z]+\d+[a-z0-9]*|pred)\[(?P<dims>[\d,]*)\]")
-_CALLS = re.compile(
-    r"(?:calls|to_apply|true_computation|false_computation)=%?([\w.-]+)"
-    r"|branch_computations=\{([^}]*)\}"
-)
-_WHILE = re.compile(r" while\(.*condition=%?([\w.-]+), body=%?([\w.-]+)")
-_TRIPS = re.compile(r'known_trip_count"?:\{"?n"?:"?(\d+)')
-_CONSTANT = re.compile(r"%?([\w.-]+) = [su]32\[\][^ ]* constant\((\d+)\)")
-_ELEMENT = re.compile(
-    r"%?([\w.-]+) = [su]32\[\]\S* get-tuple-element\([^)]*\), index=(\d+)"
-)
-_LESS = re.compile(r"compare\(([^)]*)\), direction=LT")
 # Between slices the TPU compiler hands arrays to the hosts, which do the rest.
 _BETWEEN = re.compile(
     r" = \((?P<array>[^ ]*) .* send\(.*_xla_megascale_"
@@ -43,9 +32,7 @@ _KINDS = {"ONE_TO_ONE": "collective-permute"}
 _KERNEL = re.compile(
     r"^\s+(?:ROOT )?%?([\w-]+)[\w.-]* = .*custom_call_target=\"tpu_custom_call\"", re.M
 )
-_MOVED = r".* (?:copy|copy-start|copy-done|bitcast)\(%?([\w.-]+)\)"
 _CHANNEL = re.compile(r"channel_id=(\d+)")
-_Computation = tuple[bool, list[str]]  # whether it is the entry, its instructions
 _REMAT = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+?\.remat[\w.]*) = ", re.M)
 
 
@@ -129,25 +116,6 @@ def collectives(text: str, *, slice_size: int = 0) -> list[Collective]:
     ]
 
 
-def walk(text: str) -> Iterator[tuple[int, str, list[str]]]:
-    """Every instruction that runs: how often, itself, and those beside it."""
-    computations = dict(_computations(text))
-
-    def visit(name: str, times: int) -> Iterator[tuple[int, str, list[str]]]:
-        lines = computations.get(name, (False, []))[1]
-        for line in lines:
-            yield times, line, lines
-            if match := _WHILE.search(line):
-                turns = _trip_count(line, lines, computations)
-                yield from visit(match[2], times * turns)
-            elif not _OP.search(line):  # whose computation is only what they sum by
-                for called in _called(line):
-                    yield from visit(called, times)
-
-    entry = next(name for name, (is_entry, _) in computations.items() if is_entry)
-    yield from visit(entry, 1)
-
-
 def _sum(one: tuple[int, float], other: tuple[int, float]) -> tuple[int, float]:
     return one[0] + other[0], one[1] + other[1]
 
@@ -182,86 +150,8 @@ def _is_filled(name: str, lines: Iterable[str]) -> bool:
     """Whether an array is zeros but for a part, perhaps moved since."""
     if "dynamic-update-slice" in name:
         return True
-    moved = _definition(name, lines, _MOVED)
+    moved = definition(name, lines, MOVED)
     return moved is not None and _is_filled(moved[1], lines)
-
-
-def _computations(text: str) -> Iterator[tuple[str, _Computation]]:
-    name, is_entry, lines = "", False, []
-    for line in text.splitlines():
-        if match := _COMPUTATION.match(line):
-            name, is_entry, lines = match["name"], bool(match["entry"]), []
-        elif line.startswith("}"):
-            yield name, (is_entry, lines)
-        elif _INSTRUCTION.match(line):
-            lines.append(line)
-
-
-def _trip_count(
-    line: str, lines: list[str], computations: Mapping[str, _Computation]
-) -> int:
-    """How often a loop turns; 1 where that depends on the data.
-
-    The compiler writes loops out in part, which then count in larger steps, and takes
-    the first turn out of them, so that they start later.
-    """
-    if match := _TRIPS.search(line):
-        return int(match[1])
-    condition, body = _WHILE.search(line).groups()  # pyright: ignore[reportOptionalMemberAccess]
-    text = "\n".join(computations[condition][1])
-    compare = _LESS.search(text)
-    if not compare:
-        return 1
-    constants = _constants(text)
-    names = [word.split()[-1].strip(" %") for word in compare[1].split(",")]
-    limits = [constants[name] for name in names if name in constants]
-    if not limits:
-        return 1
-    indices = dict(_ELEMENT.findall(text))
-    place = next((int(indices[name]) for name in names if name in indices), None)
-    turns = limits[0] - _start(line, lines, place)
-    return math.ceil(turns / _step(computations.get(body), place))
-
-
-def _start(line: str, lines: list[str], place: int | None) -> int:
-    """What a loop's counter is before the first turn; 0 where that is not seen."""
-    state = re.search(r" while\(%?([\w.-]+)\)", line)
-    if state is None or place is None:
-        return 0
-    made = _definition(state[1], lines, r".* tuple\((.*?)\)(?:, |$)")
-    names = re.findall(r"%([\w.-]+)", made[1]) if made else []
-    name = names[place] if place < len(names) else ""
-    while moved := _definition(name, lines, _MOVED):
-        name = moved[1]
-    constant = _definition(name, lines, r"[su]32\[\]\S* constant\((\d+)\)")
-    return int(constant[1]) if constant else 0
-
-
-def _definition(name: str, lines: Iterable[str], form: str) -> re.Match[str] | None:
-    """Where ``name`` is made, if by an instruction of this form."""
-    pattern = re.compile(rf"\s+(?:ROOT )?%?{re.escape(name)} = {form}")
-    return next(filter(None, map(pattern.match, lines)), None) if name else None
-
-
-def _constants(text: str) -> dict[str, int]:
-    return {name: int(value) for name, value in _CONSTANT.findall(text)}
-
-
-def _step(body: _Computation | None, place: int | None) -> int:
-    """What a loop's body adds to the element of its state that counts."""
-    if body is None or place is None:
-        return 1
-    text = "\n".join(body[1])
-    root = re.search(r"ROOT .* tuple\((.*?)\)(?:, |$)", body[1][-1])
-    names = re.findall(r"%([\w.-]+)", root[1]) if root else []
-    if place >= len(names):
-        return 1
-    added = re.search(
-        rf"%?{re.escape(names[place])} = \S+ add\(%?([\w.-]+), %?([\w.-]+)\)", text
-    )
-    constants = _constants(text)
-    words = added.groups() if added else ()
-    return max((constants[name] for name in words if name in constants), default=1)
 
 
 def _size(line: str, found: re.Match[str]) -> float:
@@ -292,13 +182,6 @@ def _array_bytes(text: str) -> float:
         for match in _ARRAY.finditer(text)
         if match["type"] in _BYTES
     )
-
-
-def _called(line: str) -> list[str]:
-    names = []
-    for one, several in _CALLS.findall(line):
-        names += [one] if one else [name.strip(" %") for name in several.split(",")]
-    return names
 
 
 def _groups(line: str) -> list[list[int]]:

@@ -7,7 +7,7 @@ as a convolution: with windows that make some of its dimensions a product's batc
 import math
 import re
 
-from vit_jax.plan.hlo import walk
+from vit_jax.plan.hlo_text import walk
 
 _PRODUCT = re.compile(
     r"= (?P<out>[a-z]+\w*\[[\d,]*\])\S* (?P<op>convolution|dot)"

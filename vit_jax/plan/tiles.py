@@ -25,16 +25,21 @@ def argument_bytes(shape: tuple[int, ...], itemsize: int, chip: Chip) -> int:
 
 
 @functools.cache
-def activation_bytes(shape: tuple[int, ...], itemsize: int, chip: Chip) -> int:
+def activation_bytes(
+    shape: tuple[int, ...], itemsize: int, chip: Chip, *, ordered: bool = False
+) -> int:
     """Bytes of an array ``[rows, ..., N, D]`` that matrix products read and write.
 
     Heads, ``[rows, N, H, Dh]``, are products' outer dimension: either N or Dh is the
-    minor one, and the other the next.
+    minor one, and the other the next. With ``ordered`` the last one is, as kernels of
+    Pallas want it.
     """
     size = [side for side in shape if side > 1]
     last = len(size) - 1
     pairs = [(last, last - 1), (last - 1, last)] if last >= 1 else []
-    if last >= 3:
+    if ordered:
+        pairs = pairs[:1]
+    elif last >= 3:
         pairs += [(last, last - 2), (last - 2, last)]
     return itemsize * _least(size, pairs, chip)
 

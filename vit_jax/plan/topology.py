@@ -89,10 +89,11 @@ class Topology:
 
 
 def lays_out(topology: Topology, sizes: Sequence[int]) -> bool:
-    """Whether JAX can lay a slice's mesh axes out on its chips.
+    """Whether a slice's mesh axes can be laid out on its chips.
 
-    On TPUs an axis takes whole sides of the slice: of 16 x 16 chips those are 16 and
-    256, and there is no axis of 128.
+    On TPUs an axis takes whole sides of the slice, which close to rings: of 16 x 16
+    chips those are 16 and 256, and there is no axis of 128. JAX refuses others, but for
+    v5e.
     """
     if not topology.chip.is_tpu or topology.chip.devices > 1:
         return True
