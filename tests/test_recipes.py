@@ -18,6 +18,7 @@ SPECS = [
     *(name for name in NAMES if name != "transfer"),  # its model is in some weights
     "digits:Ti/2",
     *(f"vit_i21k:{size}" for size in I21K),
+    "vit_g_i21k:G/14",
 ]
 
 
@@ -176,3 +177,17 @@ def test_transfer(dataset, steps, warmup, learning_rate, crop):
 def test_transfer_names_its_data_sets():
     with pytest.raises(ValueError, match=r"'mnist' is unknown; known: imagenet2012"):
         load("transfer:mnist")
+
+
+def test_vit_g_i21k():
+    """big_vision's train_vit_g.py; decay of the head is a hundred times the body's."""
+    config = load("vit_g_i21k:G/14")
+    assert (config.model.variant, config.model.pool) == ("G/14", "map")
+    assert config.optim.name == "adafactor"
+    assert (config.optim.weight_decay, config.optim.head_weight_decay) == (0.03, 3.0)
+    assert (config.optim.learning_rate, config.optim.clip_norm) == (8e-4, 1.0)
+    schedule = config.schedule
+    assert (schedule.name, schedule.timescale) == ("rsqrt", 10_000)
+    assert (schedule.warmup.steps, schedule.cooldown.steps) == (10_000, 50_000)
+    assert config.train.batch_size == 16_384
+    assert config.train.duration.steps == 1_000_000

@@ -7,7 +7,13 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vit_jax.plan.hlo import Collective, collectives, rematerialized, sent_bytes
+from vit_jax.plan.hlo import (
+    Collective,
+    collectives,
+    kernels,
+    rematerialized,
+    sent_bytes,
+)
 
 LAYERS, WIDTH = 5, 24
 
@@ -100,6 +106,76 @@ def test_text_of_the_tpu_compiler():
         Collective("collective-permute", 2, False, 1, 20.0),
         Collective("reduce-scatter", 2, False, 1, 12.0),
     ]
+
+
+# A loop whose counter goes up in twos, from two; one gather in three pieces
+# between other work; and a sum of gradients together with a gather.
+PIECES = """\
+HloModule jit_step
+
+%cond (a: (u32[], bf16[4,64])) -> pred[] {
+  %a = (u32[]{:T(128)}, bf16[4,64]{1,0}) parameter(0)
+  %limit = u32[]{:T(128)} constant(8)
+  %i = u32[]{:T(128)} get-tuple-element(%a), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%i, %limit), direction=LT
+}
+
+%body (b: (u32[], bf16[4,64])) -> (u32[], bf16[4,64]) {
+  %b = (u32[]{:T(128)}, bf16[4,64]{1,0}) parameter(0)
+  %j = u32[]{:T(128)} get-tuple-element(%b), index=0
+  %x = bf16[4,64]{1,0} get-tuple-element(%b), index=1
+  %two = u32[]{:T(128)} constant(2)
+  %next = u32[]{:T(128)} add(%j, %two)
+  %collective-permute.1 = bf16[4,64]{1,0} collective-permute(%x), channel_id=1, source_target_pairs={{0,1},{1,0}}
+  ROOT %t = (u32[]{:T(128)}, bf16[4,64]{1,0}) tuple(%next, %collective-permute.1)
+}
+
+%start (p: bf16[2,64]) -> bf16[8,64] {
+  %p = bf16[2,64]{1,0} parameter(0)
+  ROOT %all-gather.1 = bf16[8,64]{1,0} all-gather(%p), channel_id=2, replica_groups=[1,4]<=[4], dimensions={0}, frontend_attributes={chain_id="3"}
+}
+
+%done (q: bf16[2,64]) -> bf16[8,64] {
+  %q = bf16[2,64]{1,0} parameter(0)
+  ROOT %all-gather.2 = bf16[8,64]{1,0} all-gather(%q), channel_id=2, replica_groups=[1,4]<=[4], dimensions={0}, frontend_attributes={chain_id="3"}
+}
+
+ENTRY %main (p.0: f32[6]) -> f32[6] {
+  %first = u32[]{:T(128)} constant(2)
+  %moved = u32[]{:T(128)} copy(%first)
+  %init = (u32[]{:T(128)}, bf16[4,64]{1,0}) tuple(%moved, %x.0)
+  %w = (u32[]{:T(128)}, bf16[4,64]{1,0}) while(%init), condition=%cond, body=%body
+  %f.1 = bf16[8,64]{1,0} fusion(%s), kind=kCustom, calls=%start
+  %f.2 = bf16[8,64]{1,0} fusion(%s), kind=kCustom, calls=%done
+  %dynamic-update-slice.7 = bf16[10]{0} fusion(%z, %y), kind=kLoop, calls=%fill
+  %copy-start.1 = (bf16[10]{0}, bf16[10]{0}, u32[]) copy-start(%dynamic-update-slice.7)
+  %copy-done.1 = bf16[10]{0} copy-done(%copy-start.1)
+  %all-reduce.3 = (bf16[10]{0}, f32[6]{0}) all-reduce(%copy-done.1, %p.0), channel_id=3, replica_groups=[1,4]<=[4], to_apply=%add
+  %send.1 = (bf16[36,8]{1,0:T(8,128)(2,1)}, u32[]{:S(2)}, token[]) send(%g, %after), channel_id=4, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_reduce_operation="SUM",_xla_megascale_target="{1,2}x{0:15}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %send.2 = (f32[1,224]{1,0}, u32[]{:S(2)}, token[]) send(%row, %after), channel_id=5, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_transfer_type="ONE_TO_ONE"}
+  ROOT %r = f32[6]{0} copy(%p.0)
+}
+"""
+
+
+def test_pieces_of_the_tpu_compiler():
+    assert collectives(PIECES, slice_size=4) == [
+        Collective("all-gather", 4, False, 2, (8 * 64 + 10) * 2 * 3 / 4),
+        Collective("all-reduce", 2, True, 1, 36 * 8 * 2),
+        Collective("all-reduce", 4, False, 1, 2 * 6 * 4 * 3 / 4),
+        Collective("collective-permute", 2, False, 3, 3 * 4 * 64 * 2),
+        Collective("collective-permute", 2, True, 1, 224 * 4),
+    ]
+
+
+def test_kernels_of_pallas_have_their_names():
+    text = (
+        "ENTRY %main () -> f32[] {\n"
+        "  %splash_mha_fwd.3 = bf16[8,4]{1,0} custom-call(%q), "
+        'custom_call_target="tpu_custom_call"\n'
+        '  %x.1 = bf16[8] custom-call(%q), custom_call_target="AllocateBuffer"\n}\n'
+    )
+    assert kernels(text) == ["splash_mha_fwd"]
 
 
 def test_nothing_is_sent_alone():

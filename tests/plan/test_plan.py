@@ -99,9 +99,11 @@ def test_search_ranks_what_fits_and_its_flags_make_it_so(capsys):
     assert call("--topology=v5e-8", "--search", "--no_compile", "--json") == 0
     (best,) = json.loads(capsys.readouterr().out)
     ranks = [one["step_seconds"] for one in best["tried"] if one["fits"]]
-    times = [low * high for low, high in ranks]
+    times = [(low * high) ** 0.5 for low, high in ranks]
     assert len(best["tried"]) > 20
-    assert times == sorted(times)
+    # In order but for differences that say nothing.
+    for index, time in enumerate(times):
+        assert time <= (1 + planning.ALIKE) * min(times[index:])
     assert best["fits"]
     capsys.readouterr()
     assert call("--topology=v5e-8", "--no_compile", "--json", *best["overrides"]) == 0
@@ -126,6 +128,8 @@ def answer(**changes):
             "fits": True,
             "rematerialized": 0,
             "collectives": (),
+            "flops": 10**12,
+            "kernels": (),
             "compile_seconds": 40.0,
         }
         | changes

@@ -30,6 +30,7 @@ class Chip:
       per_host: chips, of more than one host.
       on_one_host: the most chips that one host holds.
       largest: chips of the largest slice (TPU); 0 for no limit.
+      vmem_mib: vector memory of a TPU, which holds what is in use.
       source: of the figures.
     """
 
@@ -48,6 +49,7 @@ class Chip:
     per_host: int = 8
     on_one_host: int = 8
     largest: int = 0
+    vmem_mib: float = 0.0
 
     @property
     def is_tpu(self) -> bool:
@@ -55,14 +57,15 @@ class Chip:
         return self.name.startswith("TPU")
 
 
-# Links one way are half of what is published as bidirectional. Usable memory of TPUs is
-# what libtpu's compiler says it has. Not checked against a source: links of v4;
-# bandwidth, links and network of TPU7x; usable memory, links and network of GPUs. But
-# for that memory, they matter only to the bracket of a step's time.
-_TPU = "Google Cloud TPU documentation; usable memory from libtpu 0.0.42"
+# Links one way are half of what is published as bidirectional, or, where only that is
+# published (v4), a chip's share of the pod's all-reduce bandwidth, which is the same
+# for v5e. Usable memory of TPUs is what libtpu's compiler says it has. Not checked
+# against a source: the network of v4; links and network of A100; usable memory of GPUs.
+_TPU = "Google Cloud TPU documentation, {}; usable memory from libtpu 0.0.42"
 _XLA = "XLA target specification and third-party pages; SXM, one NIC a GPU"
-_CUBES = dict(cores=2, per_host=4, on_one_host=4)
-_SQUARES = dict(per_host=4, on_one_host=8, largest=256)
+_MLPERF = "MLCommons inference results, {}, for memory, NVLink and network"
+_CUBES = dict(cores=2, per_host=4, on_one_host=4, vmem_mib=128.0)
+_SQUARES = dict(per_host=4, on_one_host=8, largest=256, vmem_mib=128.0)
 
 CHIPS: dict[str, Chip] = {
     chip.name: chip
@@ -74,9 +77,9 @@ CHIPS: dict[str, Chip] = {
             hbm_gib=32.0,
             usable_gib=30.5,  # twice 15.25, of its two cores
             hbm_gbps=1200.0,
-            link_gbps=300.0,
+            link_gbps=268.0,  # 1.1 PB/s over 4,096 chips
             network_gbps=6.25,  # 50 Gbps a chip as v5p; v4's own is not published
-            source=_TPU,
+            source=_TPU.format("TPU v4"),
             described=2,
             largest=4096,
             **_CUBES,
@@ -90,7 +93,7 @@ CHIPS: dict[str, Chip] = {
             hbm_gbps=819.0,
             link_gbps=200.0,
             network_gbps=3.125,  # 6.4 Tbps a pod of 256
-            source=_TPU,
+            source=_TPU.format("TPU v5e"),
             **_SQUARES,
         ),
         Chip(
@@ -102,7 +105,7 @@ CHIPS: dict[str, Chip] = {
             hbm_gbps=2765.0,
             link_gbps=600.0,
             network_gbps=6.25,  # 50 Gbps a chip
-            source=_TPU,
+            source=_TPU.format("TPU v5p"),
             largest=6144,
             **_CUBES,
         ),
@@ -115,7 +118,7 @@ CHIPS: dict[str, Chip] = {
             hbm_gbps=1638.0,
             link_gbps=400.0,
             network_gbps=12.5,  # 25.6 Tbps a pod of 256
-            source=_TPU,
+            source=_TPU.format("TPU v6e"),
             **_SQUARES,
         ),
         Chip(
@@ -127,7 +130,7 @@ CHIPS: dict[str, Chip] = {
             hbm_gbps=7380.0,
             link_gbps=600.0,
             network_gbps=12.5,  # 100 Gbps a chip
-            source=_TPU,
+            source=_TPU.format("TPU7x (Ironwood)"),
             devices=2,
             described=2,
             largest=9216,
@@ -135,7 +138,17 @@ CHIPS: dict[str, Chip] = {
         ),
         Chip("A100", "a100", 312.0, 80.0, 80.0, 2039.0, 300.0, 25.0, f"{_XLA}; 80 GB"),
         Chip("H100", "h100", 989.0, 80.0, 79.6, 3352.0, 450.0, 50.0, _XLA),
-        Chip("H200", "h200", 989.0, 141.0, 140.4, 4800.0, 450.0, 50.0, _XLA),
+        Chip(
+            "H200",
+            "h200",
+            bf16_tflops=989.0,
+            hbm_gib=141.0,
+            usable_gib=140.4,
+            hbm_gbps=4800.0,
+            link_gbps=450.0,
+            network_gbps=50.0,
+            source=f"{_XLA}; {_MLPERF.format('v4.1, H200-SXM-141GBx8_TRT_MaxQ')}",
+        ),
         Chip(
             "B200",
             "b200",
@@ -145,7 +158,7 @@ CHIPS: dict[str, Chip] = {
             hbm_gbps=7700.0,
             link_gbps=900.0,
             network_gbps=50.0,
-            source=f"{_XLA}; memory figures approximate",
+            source=f"{_XLA}; {_MLPERF.format('v6.0, nebius_b200_n1')}",
         ),
     )
 }

@@ -47,6 +47,8 @@ class Compiled:
       fits: it compiled, and nothing had to be computed again for it.
       rematerialized: instructions that the compiler computes again of itself.
       collectives: as `hlo.Collective`, or nothing where it did not compile.
+      flops: of a device's matrix products, without those in kernels of Pallas.
+      kernels: of Pallas, by name.
       compile_seconds: of the compiler.
       message: of the compiler, where there was not enough memory.
     """
@@ -56,6 +58,8 @@ class Compiled:
     fits: bool
     rematerialized: int
     collectives: tuple[dict[str, Any], ...]
+    flops: int
+    kernels: tuple[str, ...]
     compile_seconds: float
     message: str = ""
 
@@ -107,8 +111,8 @@ def read(answer: dict[str, Any]) -> Compiled:
     """
     if "error" in answer:
         raise CompileError(answer["error"])
-    collectives = tuple(answer.pop("collectives"))
-    return Compiled(collectives=collectives, **answer)
+    lists = {name: tuple(answer.pop(name)) for name in ("collectives", "kernels")}
+    return Compiled(**lists, **answer)
 
 
 def out_of_memory(message: str) -> tuple[float, float | None] | None:

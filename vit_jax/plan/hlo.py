@@ -4,32 +4,35 @@ The text lists the body of a loop once. A layer's collectives run once a layer, 
 is counted as often as the loops around it turn.
 """
 
-import collections
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from typing import Any
+
+from vit_jax.plan.hlo_text import MOVED, definition, walk
 
 _BYTES = {
     "pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "f8e4m3fn": 1, "f8e5m2": 1,
     "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "s32": 4, "u32": 4, "f32": 4,
     "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16,
 }  # fmt: skip
-_COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.-]+) \(.*\{\s*$")
-_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?(?P<name>[\w.-]+) = (?P<rest>.*)$")
 _OP = re.compile(
     r"(?P<op>all-reduce|all-gather|reduce-scatter|all-to-all|ragged-all-to-all|"
     r"collective-permute|collective-broadcast)(?P<start>-start)?\((?P<operands>[^)]*)\)"
 )
 _ARRAY = re.compile(r"(?P<type>[a-z]+\d+[a-z0-9]*|pred)\[(?P<dims>[\d,]*)\]")
-_CALLS = re.compile(
-    r"(?:calls|to_apply|true_computation|false_computation)=%?([\w.-]+)"
-    r"|branch_computations=\{([^}]*)\}"
+# Between slices the TPU compiler hands arrays to the hosts, which do the rest.
+_BETWEEN = re.compile(
+    r" = \((?P<array>[^ ]*) .* send\(.*_xla_megascale_"
+    r"(?:target=\"\{(?P<slices>[\d,]+)\}.*_xla_megascale_)?"
+    r"transfer_type=\"(?P<kind>\w+)\""
 )
-_WHILE = re.compile(r" while\(.*condition=%?([\w.-]+), body=%?([\w.-]+)")
-_TRIPS = re.compile(r'known_trip_count"?:\{"?n"?:"?(\d+)')
-_CONSTANT = re.compile(r"%?([\w.-]+) = s32\[\][^ ]* constant\((\d+)\)")
-_LESS = re.compile(r"compare\(([^)]*)\), direction=LT")
+_KINDS = {"ONE_TO_ONE": "collective-permute"}
+_KERNEL = re.compile(
+    r"^\s+(?:ROOT )?%?([\w-]+)[\w.-]* = .*custom_call_target=\"tpu_custom_call\"", re.M
+)
+_CHANNEL = re.compile(r"channel_id=(\d+)")
 _REMAT = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+?\.remat[\w.]*) = ", re.M)
 
 
@@ -61,6 +64,11 @@ def rematerialized(text: str) -> list[str]:
     return _REMAT.findall(text)
 
 
+def kernels(text: str) -> list[str]:
+    """Kernels of Pallas in a program for TPUs, each by its name, sorted."""
+    return sorted({match[1] for match in _KERNEL.finditer(text)})
+
+
 def sent_bytes(kind: str, size: float, group: int) -> float:
     """Bytes that one device sends, with rings, for an array of ``size`` bytes.
 
@@ -81,67 +89,69 @@ def collectives(text: str, *, slice_size: int = 0) -> list[Collective]:
       text: `Compiled.as_text()`.
       slice_size: devices a slice, numbered one slice after the other; 0: one slice.
     """
-    computations = dict(_computations(text))
-    entry = next(name for name, (is_entry, _) in computations.items() if is_entry)
-    total: dict[tuple[str, int, bool], list[float]] = collections.defaultdict(
-        lambda: [0, 0.0]
-    )
-
-    def visit(name: str, times: int) -> None:
-        for line in computations.get(name, (False, ()))[1]:
-            if match := _WHILE.search(line):
-                condition, body = match.groups()
-                visit(body, times * _trip_count(line, computations[condition][1]))
-            elif found := _OP.search(line):
-                groups = _groups(line)
-                size = max((len(group) for group in groups), default=1)
-                kind = _kind(found)
-                key = kind, size, _crosses(groups, slice_size)
-                total[key][0] += times
-                total[key][1] += times * sent_bytes(kind, _size(line, found), size)
-            else:
-                for called in _called(line):
-                    visit(called, times)
-
-    visit(entry, 1)
-    return [Collective(*key, int(n), sent) for key, (n, sent) in sorted(total.items())]
-
-
-def _kind(found: re.Match[str]) -> str:
-    """The TPU compiler gathers by reducing arrays of which each device fills a part."""
-    operands = [name.strip(" %") for name in found["operands"].split(",")]
-    filled = all(
-        "dynamic-update-slice" in name for name in operands if "/*" not in name
-    )
-    return "all-gather" if found["op"] == "all-reduce" and filled else found["op"]
+    found: dict[tuple[Any, ...], tuple[int, float]] = {}
+    for times, line, lines in walk(text):
+        if sent := _BETWEEN.search(line):
+            kind = _KINDS.get(sent["kind"], sent["kind"].lower().replace("_", "-"))
+            group = len(sent["slices"].split(",")) if sent["slices"] else 2
+            amount = sent_bytes(kind, _array_bytes(sent["array"]), group)
+            key = kind, group, True, _channel(line)
+            found[key] = _sum(found.get(key, (0, 0.0)), (times, times * amount))
+        if not (op := _OP.search(line)):
+            continue
+        groups, channel = _groups(line), _channel(line)
+        group = max((len(one) for one in groups), default=1)
+        for kind, size in _sizes(line, op, lines):
+            key = kind, group, _crosses(groups, slice_size), channel
+            now = times, times * sent_bytes(kind, size, group)
+            before = found.get(key, (0, 0.0))
+            # Pieces of one collective, between other work, have a channel in common.
+            found[key] = max(before, now) if channel else _sum(before, now)
+    total: dict[Any, tuple[int, float]] = {}
+    for key, now in found.items():
+        total[key[:3]] = _sum(total.get(key[:3], (0, 0.0)), now)
+    return [
+        Collective(key[0], key[1], key[2], count, sent)
+        for key, (count, sent) in sorted(total.items())
+    ]
 
 
-def _computations(text: str) -> Iterator[tuple[str, tuple[bool, list[str]]]]:
-    name, is_entry, lines = "", False, []
-    for line in text.splitlines():
-        if match := _COMPUTATION.match(line):
-            name, is_entry, lines = match["name"], bool(match["entry"]), []
-        elif line.startswith("}"):
-            yield name, (is_entry, lines)
-        elif _INSTRUCTION.match(line):
-            lines.append(line)
+def _sum(one: tuple[int, float], other: tuple[int, float]) -> tuple[int, float]:
+    return one[0] + other[0], one[1] + other[1]
 
 
-def _trip_count(line: str, condition: Iterable[str]) -> int:
-    """How often a loop turns; 1 where that depends on the data."""
-    if match := _TRIPS.search(line):
-        return int(match[1])
-    text = "\n".join(condition)
-    constants = {name: int(value) for name, value in _CONSTANT.findall(text)}
-    if compare := _LESS.search(text):
-        limits = [
-            constants[name]
-            for word in compare[1].split(",")
-            if (name := word.split()[-1].strip(" %")) in constants
-        ]
-        if limits:
-            return limits[0]
-    return 1
+def _channel(line: str) -> str:
+    """What the pieces of one asynchronous collective have in common; "" without it."""
+    match = _CHANNEL.search(line)
+    return match[1] if match else ""
+
+
+def _sizes(
+    line: str, found: re.Match[str], lines: Iterable[str]
+) -> list[tuple[str, float]]:
+    """The kind and bytes of what an instruction does.
+
+    The TPU compiler gathers by reducing arrays of which each device fills a part, and
+    reduces those in one instruction with others.
+    """
+    op = found["op"]
+    if op != "all-reduce" or found["start"]:
+        return [(op, _size(line, found))]
+    operands = re.findall(r"%([\w.-]+)", found["operands"])
+    result = line[: found.start()].partition(" = ")[2]
+    arrays = [_array_bytes(match[0]) for match in _ARRAY.finditer(result)]
+    sizes = {"all-gather": 0.0, "all-reduce": 0.0}
+    for operand, size in zip(operands, arrays, strict=True):
+        sizes["all-gather" if _is_filled(operand, lines) else op] += size
+    return [(kind, size) for kind, size in sizes.items() if size]
+
+
+def _is_filled(name: str, lines: Iterable[str]) -> bool:
+    """Whether an array is zeros but for a part, perhaps moved since."""
+    if "dynamic-update-slice" in name:
+        return True
+    moved = definition(name, lines, MOVED)
+    return moved is not None and _is_filled(moved[1], lines)
 
 
 def _size(line: str, found: re.Match[str]) -> float:
@@ -172,13 +182,6 @@ def _array_bytes(text: str) -> float:
         for match in _ARRAY.finditer(text)
         if match["type"] in _BYTES
     )
-
-
-def _called(line: str) -> list[str]:
-    names = []
-    for one, several in _CALLS.findall(line):
-        names += [one] if one else [name.strip(" %") for name in several.split(",")]
-    return names
 
 
 def _groups(line: str) -> list[list[int]]:

@@ -1,6 +1,7 @@
 """Plans a config for topologies: what it needs, whether it fits, how long it takes."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,9 @@ SHARE = 0.9
 
 # What JAX takes of a GPU's memory by default.
 GPU_SHARE = 0.75
+
+# Shares of a predicted time that are too small to choose by.
+ALIKE = 0.03
 
 # Choices of a search that are compiled before it takes the first as it was counted.
 COMPILED = 5
@@ -39,6 +43,7 @@ class Plan:
       compile_seconds: None in shapes mode.
       step_seconds: a bracket, predicted.
       days: a bracket, predicted; None where the run's length is not known.
+      accumulate: micro-batches a step.
       overrides: flags that make the config this one.
       tried: of a search, every choice, the best first.
     """
@@ -59,8 +64,19 @@ class Plan:
     compile_seconds: float | None
     step_seconds: tuple[float, float]
     days: tuple[float, float] | None
+    accumulate: int = 1
     overrides: tuple[str, ...] = ()
     tried: tuple["Plan", ...] = ()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it fits and leaves some of the memory."""
+        return self.fits and self.memory_gib <= SHARE * self.limit_gib
+
+    @property
+    def time(self) -> float:
+        """What choices are compared by."""
+        return math.sqrt(math.prod(self.step_seconds))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, the topology spelled out."""
@@ -125,25 +141,35 @@ def search(
         found = _plan(program, job, topology, compile=compile, say=say)
         return dataclasses.replace(found, overrides=option.overrides)
 
-    tried = [(make(option, compile=False), option) for option in options]
-    tried.sort(key=lambda pair: _order(pair[0]))
+    tried = rank([make(option, compile=False) for option in options])
     if compile and not compiling.available(topology):
-        for index, (_, option) in enumerate(tried[:COMPILED]):
-            found = make(option, compile=True)
-            tried[index] = found, option
-            if found.fits:
+        by_flags = {option.overrides: option for option in options}
+        for index, counted in enumerate(tried[:COMPILED]):
+            tried[index] = make(by_flags[counted.overrides], compile=True)
+            if tried[index].has_room:
                 break
     # What is only counted by shapes does not come before what is known to fit.
-    known = [found for found, _ in tried if found.mode == "compiled" and found.fits]
-    ranked = sorted((found for found, _ in tried), key=_order)
-    best = min(known or ranked, key=_order)
+    known = [found for found in tried if found.mode == "compiled" and found.has_room]
+    ranked = rank(tried)
+    best = known[0] if known else ranked[0]
     return dataclasses.replace(best, tried=tuple(ranked))
 
 
-def _order(found: Plan) -> tuple[bool, float]:
-    """Those that fit first, by time; the others by memory."""
-    low, high = found.step_seconds
-    return not found.fits, (low * high) ** 0.5 if found.fits else found.memory_gib
+def rank(plans: list[Plan]) -> list[Plan]:
+    """Those that fit first, by time; the others by memory.
+
+    Times within `ALIKE` of each other say nothing: of those the simplest comes first,
+    then the one with the most memory left.
+    """
+    fastest = min((one.time for one in plans if one.has_room), default=1.0)
+
+    def order(one: Plan) -> tuple[Any, ...]:
+        if not one.has_room:
+            return True, one.memory_gib
+        steps = int(math.log(one.time / fastest) / math.log(1 + ALIKE))
+        return False, steps, one.mesh["tensor"], one.accumulate, one.memory_gib
+
+    return sorted(plans, key=order)
 
 
 def _plan(
@@ -179,6 +205,7 @@ def _plan(
             name: value / 1e9 for name, value in dataclasses.asdict(sent).items()
         },
         compile_seconds=None,
+        accumulate=config.train.accumulate,
         step_seconds=(time.low, time.high),
         days=None
         if job.total is None

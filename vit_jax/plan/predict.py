@@ -13,16 +13,17 @@ import jax
 
 from vit_jax.plan.hlo import sent_bytes
 from vit_jax.plan.program import mesh_sizes
-from vit_jax.plan.shapes import Program, device_bytes, make_mesh, rows_a_device
+from vit_jax.plan.shapes import Program, device_bytes, rows_a_device
 from vit_jax.plan.topology import Topology
 
 # Share of a chip's peak that a ViT step reaches: published ones are between 16 % (a
 # plain JAX ViT-B/16 on H100) and about 60 %.
 BEST, WORST = 0.6, 0.2
 
-# Share of a step's operations that remat does again: all of the forward pass, or what
-# is no dense layer of it.
-_AGAIN = {"none": 0.0, "attention": 0.03, "dots": 0.05, "full": 1 / 3}
+# Products of a block that remat does again, of queries with keys, of weights with
+# values, and of all else but the MLP's last, whose result nothing asks for.
+_AGAIN = {"none": (0, 0, 0), "attention": (1, 0, 0), "dots": (1, 1, 0)}
+_ALL_AGAIN = (1, 1, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +35,14 @@ class Traffic:
       reduce: of gradients, inside a slice.
       tensor: of activations, between the parts of a layer.
       across: of gradients, between slices.
+      mixing: of images, a row to the next device, which mixup and cutmix want.
     """
 
     gather: float
     reduce: float
     tensor: float
     across: float
+    mixing: float
 
     @property
     def total(self) -> float:
@@ -50,7 +53,7 @@ class Traffic:
 def traffic(program: Program, config: Any, devices: int) -> Traffic:
     """What follows from the shardings, each micro-batch on its own."""
     axes = mesh_sizes(config, devices)
-    params = program.sharded(make_mesh(axes)).params
+    params = program.sharded(axes).params
     width = 2 if config.model.dtype == "bfloat16" else 4
     copies = axes["data"] * axes["fsdp"]
     gather = reduce = across = 0.0
@@ -71,7 +74,19 @@ def traffic(program: Program, config: Any, devices: int) -> Traffic:
         reduce=times * reduce,
         tensor=_tensor(config, axes),
         across=times * across,
+        mixing=_mixing(config, copies * axes["slices"]),
     )
+
+
+def _mixing(config: Any, parts: int) -> float:
+    """A row of images and labels, in float32, on the way to the next part."""
+    from vit_jax import setup
+
+    section = config.data.augment
+    if parts == 1 or not (section.mixup or section.cutmix):
+        return 0.0
+    pixels = section.views * math.prod(setup.image_size(config)) * config.model.channels
+    return 4.0 * (pixels + config.model.num_classes)
 
 
 def _names(axis: Any) -> tuple[str, ...]:
@@ -116,10 +131,29 @@ class Prediction:
     slow: float
     state: float
 
-    @property
-    def rank(self) -> float:
-        """What choices are compared by."""
-        return math.sqrt(self.low * self.high)
+
+def operations(program: Program, config: Any, devices: int) -> float:
+    """FLOPs of a device in a step, with what remat does again."""
+    once = program.flops_per_image * config.train.batch_size / devices
+    return once * (1 + _again(config))
+
+
+def _again(config: Any) -> float:
+    """FLOPs that remat does again, as a share of the blocks' forward and backward."""
+    from vit_jax.models import variants
+
+    model = variants.resolve(**config.model.to_dict())
+    width, mlp_dim = model["width"], model["mlp_dim"]
+    patches = math.prod(
+        side // patch
+        for side, patch in zip(model["image_size"], model["patch_size"], strict=True)
+    )
+    product = patches * width  # multiply-adds a token of queries with keys
+    last = width * mlp_dim
+    rest = 4 * width**2 + (2 if model["mlp"] == "swiglu" else 1) * last
+    done = _AGAIN.get(model["remat"], _ALL_AGAIN)
+    again = done[0] * product + done[1] * product + done[2] * rest
+    return again / (3 * (2 * product + rest + last))
 
 
 def predict(program: Program, config: Any, topology: Topology) -> Prediction:
@@ -127,9 +161,9 @@ def predict(program: Program, config: Any, topology: Topology) -> Prediction:
     chip, devices = topology.chip, topology.devices
     sent = traffic(program, config, devices)
     axes = mesh_sizes(config, devices)
-    operations = program.flops_per_image * config.train.batch_size / devices
-    operations *= 1 + _AGAIN.get(config.model.remat, 1 / 3)
-    compute = operations * chip.devices / (chip.bf16_tflops * 1e12)
+    compute = (
+        operations(program, config, devices) * chip.devices / (chip.bf16_tflops * 1e12)
+    )
     if config.model.dtype != "bfloat16":
         compute *= 4  # TPUs take several passes, GPUs have slower units
     link = chip.link_gbps * 1e9 / chip.devices
@@ -137,6 +171,7 @@ def predict(program: Program, config: Any, topology: Topology) -> Prediction:
     inner = axes["tensor"] * axes["sequence"]
     fast = sent.tensor / link
     slow = sent.across / network
+    fast += sent.mixing / link
     for amount, group in (
         (sent.gather, axes["fsdp"] * inner),
         (sent.reduce, axes["fsdp"] * axes["data"] * inner),
@@ -145,8 +180,8 @@ def predict(program: Program, config: Any, topology: Topology) -> Prediction:
             fast += amount / link
         else:  # rings through every host: its devices share what crosses
             slow += amount / min(link, network * topology.fast)
-    state = program.sharded(make_mesh(axes))
-    held = 2 * device_bytes(state) * chip.devices / (chip.hbm_gbps * 1e9)
+    state = program.sharded(axes)
+    held = 2 * device_bytes(state, chip) * chip.devices / (chip.hbm_gbps * 1e9)
     return Prediction(
         low=max(compute / BEST, fast, slow) + held,
         high=compute / WORST + fast + slow + held,

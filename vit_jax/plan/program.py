@@ -5,15 +5,17 @@ that the package's tables can be read without ml_collections.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from vit_jax import sharding
 from vit_jax.models.attention_choice import Hardware
-from vit_jax.plan.topology import Topology
+from vit_jax.plan.chips import Chip
+from vit_jax.plan.topology import Topology, axis_sizes, lays_out
 
 # Examples and classes of data sets that people plan for before they have them, so that
 # a plan tells days. As commonly published; a data set that is there is asked.
@@ -40,17 +42,19 @@ _KNOWN: dict[str, tuple[int, dict[str, int]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A config that is complete, and how long it trains.
+    """A config that is complete, what it runs on, and how long it trains.
 
     Args:
       config: resolved.
       steps: its durations.
       total: steps of training; None where the number of examples is not known.
+      topology: decides on kernels.
     """
 
     config: Any
     steps: Any
     total: int | None
+    topology: Topology
 
 
 def prepare(config: Any, topology: Topology) -> Job:
@@ -65,14 +69,16 @@ def prepare(config: Any, topology: Topology) -> Job:
 
     facts = describe(config)
     problems = check(config, facts=facts, num_devices=topology.devices)
-    platform = "tpu" if topology.chip.is_tpu else "gpu"
-    problems += check_attention(config.model, Hardware(platform))
+    chip = topology.chip
+    problems += check_attention(config.model, Hardware(platform(chip), chip.name))
     slices = config.mesh.slices
     if topology.slices > 1 and topology.chip.is_tpu and slices != topology.slices:
         problems.append(
             f"mesh.slices is {slices}, but {topology} has {topology.slices}: set "
             f"--config.mesh.slices={topology.slices}"
         )
+    if not problems:
+        problems += _check_layout(config, topology)
     if facts is None and config.model.num_classes is None:
         problems.append(
             f"data set {config.data.name!r} is not here to tell its number of classes: "
@@ -88,11 +94,25 @@ def prepare(config: Any, topology: Topology) -> Job:
     resolved = setup.resolve(config, facts) if facts else config
     if facts is not None:
         steps = setup.resolve_steps(resolved, setup.num_train_examples(config, facts))
-        return Job(resolved, steps, steps.total)
+        return Job(resolved, steps, steps.total, topology)
     # Epochs of whatever length: the program is the same.
     steps = setup.resolve_steps(resolved, 1_000_000)
     known = resolved.train.duration.epochs is None
-    return Job(resolved, steps, steps.total if known else None)
+    return Job(resolved, steps, steps.total if known else None, topology)
+
+
+def _check_layout(config: Any, topology: Topology) -> list[str]:
+    sizes = mesh_sizes(config, topology.devices)
+    if topology.chip.kind == "v5e" and topology.slices == 1:
+        return []  # where JAX takes parts of sides as well
+    if lays_out(topology, [sizes[axis] for axis in sizes if axis != "slices"]):
+        return []
+    text = ", ".join(f"{axis}={size}" for axis, size in sizes.items() if size > 1)
+    sides = " x ".join(map(str, topology.shape))
+    return [
+        f"mesh {text} cannot be laid out on {sides} chips: each axis takes whole "
+        f"sides; its size is one of {', '.join(map(str, axis_sizes(topology)))}"
+    ]
 
 
 def describe(config: Any) -> Any:
@@ -124,11 +144,22 @@ def describe(config: Any) -> Any:
         return None
 
 
-def abstract_mesh(config: Any, topology: Topology) -> AbstractMesh:
-    """The mesh that `sharding.build_mesh` would make of so many devices."""
-    sizes = mesh_sizes(config, topology.devices)
-    types = (AxisType.Auto,) * len(sizes)
-    return AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=types)
+def make_mesh(axes: Mapping[str, int], chip: Chip) -> AbstractMesh:
+    """A mesh of no devices in particular, but of a kind: attention asks for it."""
+    device = AbstractDevice(
+        device_kind=chip.name, num_cores=None, platform=platform(chip)
+    )
+    return AbstractMesh(
+        tuple(axes.values()),
+        tuple(axes),
+        axis_types=(AxisType.Auto,) * len(axes),
+        abstract_device=device,
+    )
+
+
+def platform(chip: Chip) -> str:
+    """As JAX names it."""
+    return "tpu" if chip.is_tpu else "gpu"
 
 
 def mesh_sizes(config: Any, devices: int) -> dict[str, int]:

@@ -6,10 +6,11 @@ import math
 from typing import Any
 
 from vit_jax.models.stack import REMAT
-from vit_jax.plan.topology import Topology
+from vit_jax.plan.topology import Topology, axis_sizes, lays_out
 
 _ACCUMULATE = (1, 2, 4, 8)
 _TENSOR = (1, 2, 4)
+_SIZES = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ def choices(config: Any, topology: Topology) -> list[Choice]:
         raise ConfigError(f"model.variant: {error}") from error
     found = []
     for (fsdp, tensor), remat, accumulate in itertools.product(
-        _shardings(inside, topology.fast), REMAT, _ACCUMULATE
+        _shardings(topology, inside, model["width"]), REMAT, _ACCUMULATE
     ):
         rows = config.train.batch_size
         parts = slices * inside // tensor
@@ -69,17 +70,24 @@ def choices(config: Any, topology: Topology) -> list[Choice]:
     return found
 
 
-def _shardings(devices: int, fast: int) -> list[tuple[int, int]]:
-    """fsdp and tensor: no, some or all of the devices; tensor within the fast links."""
-    pairs = set()
-    for tensor in _TENSOR:
-        if devices % tensor or tensor > fast:
-            continue
-        rest = devices // tensor
-        for fsdp in (1, 4, 8, math.gcd(fast, devices) // tensor, rest):
-            if fsdp >= 1 and rest % fsdp == 0:
-                pairs.add((fsdp, tensor))
-    return sorted(pairs)
+def _shardings(topology: Topology, inside: int, width: int) -> list[tuple[int, int]]:
+    """fsdp and tensor: no, some or all of the devices; tensor within the fast links.
+
+    Where fsdp does not divide the model's width, parameters stay whole, for nothing.
+    """
+    sizes = axis_sizes(topology)
+    if len(sizes) > _SIZES:  # no sides to go by: the ends, a host, and some between
+        hosts = math.gcd(topology.fast, inside)
+        widest = max(size for size in sizes if width % size == 0)
+        sizes = sorted({1, 8, 32, hosts, widest} & set(sizes))
+    return [
+        (fsdp, tensor)
+        for fsdp, tensor in itertools.product(sizes, _TENSOR)
+        if inside % (fsdp * tensor) == 0
+        and tensor <= topology.fast
+        and width % fsdp == 0
+        and lays_out(topology, (inside // (fsdp * tensor), fsdp, tensor))
+    ]
 
 
 def _change(config: Any, values: dict[str, Any]) -> Choice:

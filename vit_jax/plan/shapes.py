@@ -1,8 +1,10 @@
 """Memory of a train step by shapes alone.
 
-What lies in memory between steps is exact: each array of the state by its sharding.
-What a step needs besides is an estimate: the arrays that the backward pass keeps are
-those that `jax.vjp` says, but the compiler may fuse some away, and pads others.
+What lies in memory between steps is exact: each array of the state by its sharding, in
+the tiles of the chip. What a step needs besides is an estimate. A step's memory is most
+while the backward pass goes through the layers: then there are the arrays that
+`jax.vjp` says are kept, parameters in the type that is computed in, gradients as far as
+they have come, and what one layer works with.
 """
 
 import dataclasses
@@ -11,11 +13,21 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh, AxisType
 
 from vit_jax import sharding
+from vit_jax.models import variants
+from vit_jax.models.attention_choice import Hardware, Request, resolve
 from vit_jax.objectives.base import merge
-from vit_jax.plan.program import Job, batch_shapes, build, mesh_sizes
+from vit_jax.plan.chips import Chip
+from vit_jax.plan.program import (
+    Job,
+    batch_shapes,
+    build,
+    make_mesh,
+    mesh_sizes,
+    platform,
+)
+from vit_jax.plan.tiles import activation_bytes, argument_bytes
 
 GIB = 2.0**30
 
@@ -24,25 +36,43 @@ GIB = 2.0**30
 ROWS = 1_000_003
 
 
+# What the backward pass of a layer works with, by everything that the layer computes,
+# found from programs compiled for TPUs: what is beyond a part that vector memory holds
+# counts, and counts more where remat computes it again, within limits.
+IN_VMEM, WORKING, WORKING_AGAIN, AGAIN_BETWEEN = 2.7, 0.77, 1.6, (0.3, 1.15)
+
+# Where all devices share the parameters, and are not more than these, the TPU compiler
+# overlaps gathers of matrices from this size, MiB, with products, and lays tokens out
+# for that. Seen for 8, 16 and 32 chips, not for 64.
+OVERLAPPED, OVERLAPPED_MIB = 32, 4.0
+
+# Of a compiled train step, MiB: 22 to 35 in those that were compiled for TPUs.
+PROGRAM = 26.0
+
+
 @dataclasses.dataclass(frozen=True)
 class Memory:
     """GiB a device of a train step.
 
     Args:
-      params, opt_state, ema: by their shardings, exact.
-      gradients: laid out as the parameters, exact.
-      batch: what the loader hands over, exact.
-      activations: kept for the backward pass; an estimate.
+      params, opt_state, ema: by their shardings.
+      batch: what the loader hands over.
+      gradients: laid out as the parameters.
+      copies: of parameters, in the type that is computed in.
+      activations: kept for the backward pass.
       working: what is in use at a time besides; an estimate.
+      program: the instructions; an estimate.
     """
 
     params: float
     opt_state: float
     ema: float
-    gradients: float
     batch: float
+    gradients: float
+    copies: float
     activations: float
     working: float
+    program: float
 
     @property
     def total(self) -> float:
@@ -59,24 +89,32 @@ class Program:
 
     def __init__(self, job: Job):
         self.job = job
-        self._one = make_mesh(dict.fromkeys(sharding.AXES, 1))
+        self.chip = job.topology.chip
+        self._one = make_mesh(dict.fromkeys(sharding.AXES, 1), self.chip)
         self._parts: dict[str, Any] = {}
         self._saved: dict[str, list[Any]] = {}
+        self._sharded: dict[tuple[Any, ...], Any] = {}
         self.state = self.parts("none").state_shapes
         self.flops_per_image = self.parts("none").flops_per_image
 
     def parts(self, remat: str) -> Any:
         """`setup.Parts` on one device, with another remat."""
         if remat not in self._parts:
-            job = dataclasses.replace(self.job, config=changed(self.job.config, remat))
+            config = _traceable(self.job.config, self.chip, remat)
+            job = dataclasses.replace(self.job, config=config)
             self._parts[remat], _ = build(job, mesh=self._one)
         return self._parts[remat]
 
-    def sharded(self, mesh: Any) -> Any:
+    def sharded(self, axes: Mapping[str, int]) -> Any:
         """The state's shapes as they lie on a mesh."""
         from vit_jax import setup
 
-        return setup.with_shardings(self.state, setup.state_shardings(self.state, mesh))
+        key = tuple(axes.items())
+        if key not in self._sharded:
+            mesh = make_mesh(axes, self.chip)
+            shardings = setup.state_shardings(self.state, mesh)
+            self._sharded[key] = setup.with_shardings(self.state, shardings)
+        return self._sharded[key]
 
     def saved(self, remat: str) -> list[Any]:
         """Shapes that the backward pass keeps of `ROWS` images, those that grow."""
@@ -113,24 +151,45 @@ class Program:
         return [leaf for leaf in grows if leaf.dtype != batch["image"].dtype]
 
 
-def changed(config: Any, remat: str) -> Any:
-    """A copy of a config with another remat."""
+def _traceable(config: Any, chip: Chip, remat: str) -> Any:
+    """A copy with another remat, and without kernels that only a GPU can trace.
+
+    A fused kernel keeps no weights: plain attention that computes them again keeps as
+    much.
+    """
     config = config.copy_and_resolve_references()
+    model = variants.resolve(**config.model.to_dict())
     with config.unlocked():
         config.model.remat = remat
+        if not chip.is_tpu:
+            tokens = math.prod(model["image_size"]) // math.prod(model["patch_size"])
+            request = Request(
+                num_queries=tokens,
+                num_keys=tokens,
+                head_dim=model["width"] // model["num_heads"],
+                dtype=config.model.dtype,
+                dropout=config.model.attention_dropout > 0,
+            )
+            here = Hardware(platform(chip), chip.name)
+            kernel = resolve(config.model.attention, here, request)
+            config.model.attention = "xla"
+            if kernel != "xla" and remat == "none":
+                config.model.remat = "attention"
     return config.lock()
 
 
-def make_mesh(axes: Mapping[str, int]) -> AbstractMesh:
-    """A mesh of no devices in particular."""
-    types = (AxisType.Auto,) * len(axes)
-    return AbstractMesh(tuple(axes.values()), tuple(axes), axis_types=types)
+def device_bytes(shapes: Any, chip: Chip, *, itemsize: int = 0) -> int:
+    """Bytes a device of a tree of shapes that carry their shardings.
 
-
-def device_bytes(shapes: Any) -> int:
-    """Bytes a device of a tree of shapes that carry their shardings."""
+    Args:
+      shapes: of a state.
+      chip: whose tiles they fill.
+      itemsize: of a copy in another type.
+    """
     return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        argument_bytes(
+            leaf.sharding.shard_shape(leaf.shape), itemsize or leaf.dtype.itemsize, chip
+        )
         for leaf in jax.tree.leaves(shapes)
     )
 
@@ -155,75 +214,131 @@ def memory(program: Program, config: Any, devices: int) -> Memory:
       config: complete, and checked.
       devices: of the run.
     """
-    axes = mesh_sizes(config, devices)
-    state = program.sharded(make_mesh(axes))
-    rows, accumulate = rows_a_device(config, axes), config.train.accumulate
-    batch = sum(
-        math.prod(leaf.shape) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(batch_shapes(config, rows))
-    )
-    params = device_bytes(state.params)
-    kept, layer = _activations(program, config, axes, rows // accumulate)
-    split = axes["fsdp"] > 1
+    axes, chip = mesh_sizes(config, devices), program.chip
+    state = program.sharded(axes)
+    rows, parts = rows_a_device(config, axes), config.train.accumulate
+    batch = batch_shapes(config, rows)
+    images = batch["image"].shape
+    params = device_bytes(state.params, chip)
+    # Of a micro-batch, and their sum.
+    gradients = (2 if parts > 1 else 1) * params
+    copies = 0
+    if config.model.dtype == "bfloat16":
+        copies = device_bytes(state.params, chip, itemsize=2)
+    kept = _Kept(program, config, axes, rows // parts)
+    # Micro-batches wait as they are after mixing, in float32.
+    waiting = argument_bytes(images, 4, chip) if parts > 1 else 0
+    ends = _ends(state.params, config) if axes["fsdp"] > 1 else 0
+    backward = kept.stacked + kept.embedding + gradients + copies + ends
+    backward += kept.layer(chip)
+    between = kept.stacked + kept.rest + copies
+    before = 2 * argument_bytes(images, 4, chip)
+    peak = max(waiting + backward, waiting + between, before)
+    held = gradients + copies + kept.stacked
     return Memory(
         params=params / GIB,
-        opt_state=device_bytes(state.opt_state) / GIB,
-        ema=device_bytes(state.ema) / GIB,
-        # Of a micro-batch, and their sum.
-        gradients=(2 if accumulate > 1 else 1) * params / GIB,
-        batch=batch / GIB,
-        activations=kept / GIB,
-        # A layer's arrays, its parameters from the other devices, and the images in
-        # float32 (four times their bytes) before and after they are mixed.
-        working=(layer + split * _one_layer(program, config) + 8 * batch) / GIB,
+        opt_state=device_bytes(state.opt_state, chip) / GIB,
+        ema=device_bytes(state.ema, chip) / GIB,
+        batch=sum(
+            argument_bytes(leaf.shape, leaf.dtype.itemsize, chip)
+            for leaf in jax.tree.leaves(batch)
+        )
+        / GIB,
+        gradients=gradients / GIB,
+        copies=copies / GIB,
+        activations=kept.stacked / GIB,
+        working=(peak - held) / GIB,
+        program=PROGRAM / 1024,
     )
 
 
-def _activations(
-    program: Program, config: Any, axes: Mapping[str, int], rows: int
-) -> tuple[float, float]:
-    """Bytes a device that the backward pass keeps, and all those of one layer."""
-    sizes = _model(config)
-    total = sum(
-        _on_device(leaf, sizes, axes, rows)
-        for leaf in program.saved(config.model.remat)
+def _ends(params: Any, config: Any) -> int:
+    """Bytes of what is split and no layer: gathered, and its gradient before the sum.
+
+    Of 21,843 classes that is much, and a head's gradient is in float32.
+    """
+    item = 4 + (2 if config.model.dtype == "bfloat16" else 4)
+    return sum(
+        item * math.prod(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        if "blocks" not in jax.tree_util.keystr(path) and any(leaf.sharding.spec)
     )
-    layers = [
-        leaf
-        for leaf in program.saved("none")
-        if leaf.shape[0] == sizes["depth"] and sizes["depth"] > 1
-    ]
-    everything = sum(_on_device(leaf, sizes, axes, rows) for leaf in layers)
-    return total, everything / sizes["depth"]
 
 
-def _on_device(
-    leaf: Any, model: Mapping[str, Any], axes: Mapping[str, int], rows: int
-) -> float:
-    """Bytes of an activation on a device: its rows, its heads, its hidden units."""
-    elements = math.prod(
-        size // ROWS * rows if size and size % ROWS == 0 else size
-        for size in leaf.shape
-    )
-    parts = axes["sequence"]
-    if {model["mlp_dim"], model["num_heads"]} & set(leaf.shape[1:]):
-        parts *= axes["tensor"]
-    return elements * leaf.dtype.itemsize / parts
+class _Kept:
+    """Bytes a device of what is kept for the backward pass.
 
+    Attributes:
+      stacked: of the layers.
+      embedding: of what comes before them.
+      rest: of what comes before and behind them.
+    """
 
-def _model(config: Any) -> dict[str, Any]:
-    from vit_jax.models import variants
+    def __init__(
+        self, program: Program, config: Any, axes: Mapping[str, int], rows: int
+    ):
+        self._model = variants.resolve(**config.model.to_dict())
+        self._axes, self._rows, self._chip = axes, rows, program.chip
+        self._remat = config.model.remat
+        matrix = 2 * self._model["width"] * self._model["mlp_dim"]
+        self._overlapped = (
+            program.chip.is_tpu
+            and self._remat == "none"
+            and 1 < axes["fsdp"] == math.prod(axes.values()) <= OVERLAPPED
+            and matrix >= OVERLAPPED_MIB * 2**20
+        )
+        saved = program.saved(self._remat)
+        pixels = math.prod(self._model["patch_size"]) * config.model.channels
+        self.stacked = sum(map(self._bytes, filter(self._is_stacked, saved)))
+        rest = [leaf for leaf in saved if not self._is_stacked(leaf)]
+        self.rest = sum(map(self._bytes, rest))
+        self.embedding = sum(
+            self._bytes(leaf)
+            for leaf in rest
+            if leaf.ndim == 3
+            and leaf.shape[-1] == pixels
+            and leaf.dtype == config.model.dtype
+        )
+        everything = filter(self._is_stacked, program.saved("none"))
+        self._everything = sum(map(self._bytes, everything)) / self._model["depth"]
 
-    return variants.resolve(**config.model.to_dict())
+    def layer(self, chip: Chip) -> float:
+        """What the backward pass of one layer works with."""
+        beyond = max(0.0, self._everything - IN_VMEM * chip.vmem_mib * 2**20)
+        if self._remat == "none":
+            return WORKING * beyond
+        least, most = (share * self._everything for share in AGAIN_BETWEEN)
+        return min(max(WORKING_AGAIN * beyond, least), most)
 
+    def _is_stacked(self, leaf: Any) -> bool:
+        return leaf.shape[0] == self._model["depth"] > 1 and ROWS not in leaf.shape[:1]
 
-def _one_layer(program: Program, config: Any) -> float:
-    """Bytes of a layer's parameters, gathered in the type that is computed in."""
-    leaves = jax.tree_util.tree_leaves_with_path(program.state.params)
-    stacked = [leaf for path, leaf in leaves if "blocks" in jax.tree_util.keystr(path)]
-    depth = max((leaf.shape[0] for leaf in stacked), default=1)
-    width = 2 if config.model.dtype == "bfloat16" else 4
-    return width * sum(math.prod(leaf.shape) for leaf in stacked) / depth
+    def _bytes(self, leaf: Any) -> float:
+        """On a device: its rows, its heads, its hidden units."""
+        stacked = self._is_stacked(leaf)
+        shape = tuple(
+            size // ROWS * self._rows if size and size % ROWS == 0 else size
+            for size in leaf.shape[stacked:]
+        )
+        split = self._axes["sequence"]
+        if {self._model["mlp_dim"], self._model["num_heads"]} & set(leaf.shape[1:]):
+            split *= self._axes["tensor"]
+        layers = leaf.shape[0] if stacked else 1
+        # Heads before tokens are as a kernel of Pallas takes them, in that order.
+        heads = len(shape) == 4 and shape[1] == self._model["num_heads"]
+        head_dim = self._model["width"] // self._model["num_heads"]
+        size = activation_bytes(
+            shape,
+            leaf.dtype.itemsize,
+            self._chip,
+            ordered=heads and shape[-1] == head_dim,
+        )
+        if self._overlapped and shape[-1] == self._model["width"] and len(shape) == 3:
+            rows, tokens, width = shape
+            size = activation_bytes(
+                (rows, width, tokens), leaf.dtype.itemsize, self._chip, ordered=True
+            )
+        return layers * size / split
 
 
 def _bare(shapes: Any) -> Any:

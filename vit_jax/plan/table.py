@@ -6,10 +6,12 @@ _PARTS = {
     "params": "parameters",
     "opt_state": "optimizer state",
     "ema": "moving average",
-    "gradients": "gradients",
     "batch": "batch",
+    "gradients": "gradients",
+    "copies": "parameters in bfloat16",
     "activations": "activations (estimate)",
     "working": "working memory (estimate)",
+    "program": "program (estimate)",
 }
 
 

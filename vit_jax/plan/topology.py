@@ -88,6 +88,53 @@ class Topology:
         return self.shape[1]
 
 
+def lays_out(topology: Topology, sizes: Sequence[int]) -> bool:
+    """Whether a slice's mesh axes can be laid out on its chips.
+
+    On TPUs an axis takes whole sides of the slice, which close to rings: of 16 x 16
+    chips those are 16 and 256, and there is no axis of 128. JAX refuses others, but for
+    v5e.
+    """
+    if not topology.chip.is_tpu or topology.chip.devices > 1:
+        return True
+    return _place([size for size in sizes if size > 1], topology.shape)
+
+
+def _place(sizes: Sequence[int], sides: Sequence[int]) -> bool:
+    if not sizes:
+        return True
+    size, *rest = sizes
+    places = range(len(sides))
+    return any(
+        _place(rest, [side for place, side in enumerate(sides) if place not in taken])
+        for number in range(1, len(sides) + 1)
+        for taken in itertools.combinations(places, number)
+        if math.prod(sides[place] for place in taken) == size
+    )
+
+
+def axis_sizes(topology: Topology) -> list[int]:
+    """Sizes of an axis that takes none, some or all of the sides of a slice."""
+    sides = topology.shape
+    if not topology.chip.is_tpu or topology.chip.devices > 1:
+        sides = _primes(topology.devices // topology.slices)
+    return sorted(
+        {
+            math.prod(taken)
+            for number in range(len(sides) + 1)
+            for taken in itertools.combinations(sides, number)
+        }
+    )
+
+
+def _primes(number: int) -> list[int]:
+    """Prime factors."""
+    for factor in range(2, number + 1):
+        if number % factor == 0:
+            return [factor, *_primes(number // factor)]
+    return []
+
+
 def parse_list(text: str, *, slices: int | None = None) -> list[Topology]:
     """Topologies with commas between them.
 

@@ -13,6 +13,7 @@ import jax
 
 from vit_jax.plan import hlo
 from vit_jax.plan.compile import out_of_memory
+from vit_jax.plan.hlo_flops import product_flops
 from vit_jax.plan.program import Job, build, mesh_sizes, prepare
 from vit_jax.plan.topology import Topology, parse
 
@@ -56,6 +57,8 @@ def compile_for(job: Job, topology: Topology) -> dict[str, Any]:
             "fits": False,
             "rematerialized": 0,
             "collectives": [],
+            "flops": 0,
+            "kernels": [],
             "compile_seconds": time.perf_counter() - start,
             "message": str(error).splitlines()[0],
         }
@@ -69,6 +72,8 @@ def compile_for(job: Job, topology: Topology) -> dict[str, Any]:
         "fits": not again,
         "rematerialized": len(again),
         "collectives": [dataclasses.asdict(one) for one in found],
+        "flops": product_flops(text),
+        "kernels": hlo.kernels(text),
         "compile_seconds": seconds,
     }
 
