@@ -163,8 +163,10 @@ def image_size(text: str) -> tuple[int, int]:
 
 def run_evaluate(options: argparse.Namespace, overrides: list[str]) -> int:
     """Evaluates a checkpoint and prints a line per evaluator."""
+    from vit_jax import compilation_cache
     from vit_jax.evaluate import evaluate
 
+    compilation_cache.enable(_note)
     step, results = evaluate(options.workdir, step=options.step)
     print(f"step {step}")
     for name, value in results.items():
@@ -229,8 +231,10 @@ def run_convert(options: argparse.Namespace, overrides: list[str]) -> int:
 
 def run_predict(options: argparse.Namespace, overrides: list[str]) -> int:
     """Classifies images."""
+    from vit_jax import compilation_cache
     from vit_jax.predict import predict
 
+    compilation_cache.enable(_note)
     predict(
         options.workdir or options.weights,
         options.images,
@@ -245,6 +249,11 @@ def run_predict(options: argparse.Namespace, overrides: list[str]) -> int:
         image_size=options.image_size,
     )
     return 0
+
+
+def _note(line: str) -> None:
+    """A remark beside the results on standard output."""
+    print(f"vit-jax: {line}", file=sys.stderr)
 
 
 VERBS = {

@@ -60,8 +60,10 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
         config = configs.load(options.config, overrides)
         name = pathlib.PurePath(options.config.partition(":")[0]).stem
         workdir = options.workdir or os.path.join("runs", name)
+        from vit_jax import compilation_cache
         from vit_jax.distributed import initialize
 
+        compilation_cache.enable(_print)
         peers = initialize(
             options.coordinator,
             options.num_processes,

@@ -1,5 +1,7 @@
 """Flip, normalisation, mixup and cutmix of a global batch."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -344,3 +346,14 @@ def test_prepare_is_the_same_on_eight_devices(settings, views):
     assert sharded["images"].addressable_shards[0].data.shape[0] == 2
     for name, value in expected.items():
         np.testing.assert_allclose(sharded[name], value, atol=1e-6)
+
+
+@pytest.mark.parametrize("per", mixing.MIX_PER)
+def test_class_numbers_are_mixed_as_their_rows(per):
+    images, labels = normal(8, 4, 4, 3), np.array([3, 0, 1, -1, 4, 4, 2, 0])
+    settings = {"mixup_alpha": 0.5, "cutmix_alpha": 1.0, "per": per}
+    encode = functools.partial(mixing.one_hot, num_classes=5)
+    mixed, targets = mix(images, labels, encode=encode, **settings)
+    same, expected = mix(images, encode(jnp.asarray(labels)), **settings)
+    np.testing.assert_array_equal(mixed, same)
+    np.testing.assert_array_equal(targets, expected)

@@ -6,11 +6,12 @@ several views of each row: flip and erasing then draw for each view, and mixing 
 one weight and one box for all views of a row.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped, UInt8
 
 from vit_jax.data.erasing import FILLS, inside, random_erase
 
@@ -48,9 +49,10 @@ def one_hot(labels: Int[Array, "B"], num_classes: int) -> Float[Array, "B K"]:
 
 def mix(
     images: Float[Array, "B *V H W C"],
-    labels: Float[Array, "B K"],
+    labels: Shaped[Array, "B ..."],
     key: Key[Array, ""],
     *,
+    encode: Callable[[jax.Array], jax.Array] = lambda labels: labels,
     mixup_alpha: float,
     cutmix_alpha: float,
     prob: float,
@@ -67,8 +69,10 @@ def mix(
 
     Args:
       images: normalised; every view of a row is mixed alike.
-      labels: one-hot or soft.
+      labels: one-hot or soft, or what ``encode`` takes.
       key: of the whole batch.
+      encode: labels to ``[B, K]``. Rows change places before it: an array of that size
+        whose rows move is kept in memory, class numbers become it where it is used.
       mixup_alpha: weight ~ Beta(alpha, alpha); 0 is off.
       cutmix_alpha: share that is not pasted over ~ Beta(alpha, alpha); 0 is off.
       prob: share of the batches (or examples) that are mixed at all.
@@ -99,7 +103,7 @@ def mix(
     weight = weight[:, None]
     return (
         kept * images + (1.0 - kept) * jnp.roll(images, 1, axis=0),
-        weight * labels + (1.0 - weight) * jnp.roll(labels, 1, axis=0),
+        weight * encode(labels) + (1.0 - weight) * encode(jnp.roll(labels, 1, axis=0)),
     )
 
 
@@ -190,7 +194,8 @@ def build_prepare(
     def prepare(batch: dict[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
         flip_key, mix_key = jax.random.split(key)
         images = normalize(batch["image"], mean, std)
-        labels = one_hot(batch["label"], num_classes)
+        encode = functools.partial(one_hot, num_classes=num_classes)
+        labels = batch["label"]
         if flip_images:
             images = flip(images, flip_key)
         if erase_rate:
@@ -201,12 +206,15 @@ def build_prepare(
                 images,
                 labels,
                 mix_key,
+                encode=encode,
                 mixup_alpha=mixup_alpha,
                 cutmix_alpha=cutmix_alpha,
                 prob=mix_prob,
                 switch=mix_switch,
                 per=mix_per,
             )
+        else:
+            labels = encode(labels)
         return {"images": images, "labels": labels}
 
     return prepare
