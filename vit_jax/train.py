@@ -141,7 +141,7 @@ def run_loop(run: Run, state: Any) -> None:
       Interrupted: a signal came; the state is saved.
     """
     run.life.enter("step")
-    step, total = run.start, run.steps.total
+    step, total, batch = run.start, run.steps.total, {}
     try:
         with run.profile, batches_from(run) as batches:
             for step in range(run.start, total + 1):

@@ -12,9 +12,8 @@ RNG = np.random.default_rng(0)
 def test_components_are_the_directions_that_filters_were_made_of():
     """Filters mixed of two orthogonal patterns, one with four times the weight."""
     patterns = np.linalg.qr(RNG.normal(size=(24, 2)))[0].T  # of 2 x 4 x 3
-    weights = np.linalg.qr(RNG.normal(size=(50, 2)) - 0.0)[0]
-    weights = weights - weights.mean(axis=0)
-    weights = np.linalg.qr(weights)[0] * [4.0, 2.0]  # [D, 2], means of zero
+    weights = RNG.normal(size=(50, 2))
+    weights = np.linalg.qr(weights - weights.mean(axis=0))[0] * [4.0, 2.0]  # [D, 2]
     kernel = (weights @ patterns).T.reshape(2, 4, 3, 50) + 7.0  # the mean is no pattern
     found = insight.principal_filters(kernel.astype(np.float32))
     assert found.filters.shape == (24, 2, 4, 3)
@@ -23,8 +22,8 @@ def test_components_are_the_directions_that_filters_were_made_of():
         component = component.reshape(-1)
         assert abs(component @ pattern) == pytest.approx(1.0, abs=1e-4)
         assert component[np.abs(component).argmax()] > 0
-    few = insight.principal_filters(kernel, 3)
-    np.testing.assert_allclose(few.filters, found.filters[:3], atol=1e-6)
+    few = insight.principal_filters(kernel, 2)
+    np.testing.assert_allclose(few.filters, found.filters[:2], atol=1e-5)
 
 
 def test_more_filters_than_pixels_and_fewer():
@@ -75,21 +74,12 @@ def test_each_tile_is_brightest_where_its_position_is():
     for row in range(3):
         for column in range(3):
             similarity[row, column, row, column] = 1.0
-    picture = rendered(insight.draw_positions(similarity)).astype(int)
-    yellow = (picture[..., 0] > 200) & (picture[..., 2] < 80)
-    yellow[:, int(0.8 * yellow.shape[1]) :] = False  # the scale
-    rows, columns = np.nonzero(yellow)
-    high, wide = np.ptp(rows) / 10, np.ptp(columns) / 10  # 11 cells, from 0 to 10
-    cells = {
-        (
-            round((row - rows.min()) / high - 0.45),
-            round((col - columns.min()) / wide - 0.45),
-        )
-        for row, col in zip(rows[::7], columns[::7], strict=True)
-    }
+    tiles = insight.draw_positions(similarity).axes[0].images[0].get_array()
     # A tile has 3 cells and a gap; in tile (i, j) it is the cell (i, j).
-    expected = {(5 * i, 5 * j) for i in range(3) for j in range(3)}
-    assert cells >= expected and len(cells - expected) == 0
+    expected = [[5 * row, 5 * column] for row in range(3) for column in range(3)]
+    assert np.argwhere(tiles.filled(0) == 1.0).tolist() == expected
+    assert tiles.shape == (11, 11)
+    assert tiles.mask[3].all() and tiles.mask[:, 7].all()
 
 
 def test_large_grids_are_thinned_out():

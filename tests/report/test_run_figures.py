@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -87,7 +88,7 @@ def arrays(config, devices):
     def everything(params, frozen, batch):
         prepared = prepare(batch, jax.random.split(key)[0])
         return run_figures.compute(
-            parts.graphdef, params, frozen, prepared, key, count=16
+            parts.graphdef, params, frozen, prepared, key, seen=16, shown=8
         )
 
     with jax.set_mesh(parts.mesh):
@@ -111,7 +112,7 @@ def test_a_mesh_computes_what_one_device_does():
 def test_the_batch_is_drawn_as_the_model_sees_it():
     config = training.tiny_config("data.augment.mixup=0.0", "data.augment.pad=0")
     found, batch = arrays(config, jax.devices()[:1])
-    expected = normalize(batch["image"], config.data.mean, config.data.std)
+    expected = normalize(jnp.asarray(batch["image"]), config.data.mean, config.data.std)
     np.testing.assert_allclose(found["images"], expected, atol=1e-6)
     assert found["reconstruction"] == {}
     drawn = dict(
@@ -137,13 +138,13 @@ def test_classes_of_a_batch_in_words():
 
 @pytest.mark.parametrize(
     ("devices", "batch_size", "expected"),
-    [(1, 128, 32), (1, 8, 8), (8, 128, 32), (64, 128, 64), (48, 96, 48)],
+    [(1, 128, 32), (1, 8, 8), (8, 128, 32), (64, 128, 64), (12, 96, 36)],
 )
 def test_every_device_has_as_many_rows(devices, batch_size, expected):
     mesh = jax.sharding.AbstractMesh(
         (1, devices, 1, 1, 1), ("slices", "data", "fsdp", "tensor", "sequence")
     )
-    assert run_figures.num_rows(mesh, batch_size) == expected
+    assert run_figures.num_rows(mesh, batch_size, 32) == expected
 
 
 def test_metrics_are_as_without(finished):

@@ -57,7 +57,7 @@ class Autoregressive(Objective):
     """
 
     has_logits: ClassVar[bool] = False
-    mask: ClassVar[str] = "full"  # kind of attention mask, see attention_choice.py
+    mask: ClassVar[str] = "full"
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from PIL import Image
 _TEXT = "#333333"
 _SIDE, _GAP, _NAME = 0.95, 0.06, 0.24  # inches: an image, between two, a caption
 
-Images = Sequence[UInt8[np.ndarray, "H W C"]]
+Rows = Sequence[tuple[str, UInt8[np.ndarray, "B H W C"]]]
 
 
 def to_pixels(
@@ -28,7 +28,7 @@ def to_pixels(
 
 
 def draw_grid(
-    rows: Sequence[tuple[str, Images]],
+    rows: Rows,
     *,
     title: str = "",
     captions: Sequence[str] = (),

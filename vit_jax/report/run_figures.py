@@ -33,13 +33,17 @@ def draw(run: Run, state: Any, batch: Mapping[str, jax.Array]) -> None:
     """
     parts, config, step = run.parts, run.config, run.steps.total - 1
     prepare = setup.build_prepare(config)
-    count = num_rows(parts.mesh, config.train.batch_size)
+    rows = functools.partial(num_rows, parts.mesh, config.train.batch_size)
 
     def everything(params: Any, frozen: Any, batch: Any, key: jax.Array) -> Arrays:
         # As in the train step.
         keys = jax.random.split(jax.random.fold_in(key, step))
         batch = prepare(batch, keys[0])
-        return compute(parts.graphdef, params, frozen, batch, keys[1], count=count)
+        return compute(
+            *(parts.graphdef, params, frozen, batch, keys[1]),
+            seen=rows(SEEN),
+            shown=rows(SHOWN),
+        )
 
     run_once = jax.jit(everything, out_shardings=sharding.replicated(parts.mesh))
     arrays = jax.device_get(run_once(state.params, parts.frozen, batch, parts.step_key))
@@ -53,10 +57,10 @@ def draw(run: Run, state: Any, batch: Mapping[str, jax.Array]) -> None:
         run.writer.write_images(step + 1, {f"figures/{name}": picture[None]})
 
 
-def num_rows(mesh: Any, batch_size: int) -> int:
-    """As many images as are drawn, or a few more that all devices have as many of."""
+def num_rows(mesh: Any, batch_size: int, wanted: int) -> int:
+    """As many images as are wanted, or a few more: all devices have as many of them."""
     parts = math.prod(mesh.shape[axis] for axis in sharding.BATCH_AXES)
-    return min(batch_size, -(-SEEN // parts) * parts)
+    return min(batch_size, -(-wanted // parts) * parts)
 
 
 def compute(
@@ -66,7 +70,8 @@ def compute(
     batch: Mapping[str, jax.Array],
     key: jax.Array,
     *,
-    count: int,
+    seen: int,
+    shown: int,
 ) -> Arrays:
     """Everything the figures are drawn from, for one jitted call on a mesh.
 
@@ -74,11 +79,12 @@ def compute(
       graphdef, params, frozen: of the objective.
       batch: as prepared for a step.
       key: of what an objective draws.
-      count: images that are looked at, the batch's first ones.
+      seen: images that are looked at, the batch's first ones.
+      shown: of these, images that are reconstructed.
     """
     objective = merge(graphdef, params, frozen)
     model = objective.encoder
-    images = batch["images"][:count]
+    images = batch["images"][:seen]
     if images.ndim == 5:  # several views
         images = images[:, 0]
     reconstruct = getattr(objective, "reconstruct", None)  # where there is any
@@ -88,11 +94,11 @@ def compute(
         positions = positions[0, -rows * columns :].reshape(rows, columns, -1)
     return {
         "images": images,
-        "labels": batch["labels"][:count],
+        "labels": batch["labels"][:seen],
         "kernel": model.embedding.kernel[...] if model.stem is None else None,
         "positions": positions,
         "distances": attention_distance(model, images),
-        "reconstruction": {} if reconstruct is None else reconstruct(images, key),
+        "reconstruction": reconstruct(images[:shown], key) if reconstruct else {},
     }
 
 
