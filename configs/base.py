@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, config_dict
 
 from configs.durations import duration
 from configs.evaluators import classification
-from configs.objectives import autoregressive, supervised
+from configs.objectives import autoregressive, mae, masked_patch, supervised
 from configs.optimizers import adafactor, adamw, lamb, lars, lion, muon, sgd
 
 __all__ = [
@@ -30,6 +30,8 @@ __all__ = [
     "lamb",
     "lars",
     "lion",
+    "mae",
+    "masked_patch",
     "muon",
     "sgd",
     "supervised",

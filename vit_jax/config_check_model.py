@@ -31,7 +31,26 @@ def check_model(model: ConfigDict) -> list[str]:
             lambda value: value in (1, 3), "1 or 3", model__channels=model.channels
         ),
     ]
-    shapes = [
+    shapes = _shapes(model)
+    if shapes:  # the rest counts with them
+        return problems + shapes
+    try:
+        variants.resolve(**model.to_dict())
+    except ValueError as error:
+        near = nearest(model.variant.partition("/")[0], variants.VARIANTS)
+        return [*problems, f"model.variant: {error}{near}"]
+    settings = settings_of(model)
+    if settings is None:
+        return problems  # said already
+    return problems + [
+        text if text.startswith("model.") else f"model: {text}"
+        for text in check_vit(settings)
+    ]
+
+
+def _shapes(model: ConfigDict) -> list[str]:
+    """What is no size, and no list of whole numbers."""
+    return [
         *outside(
             is_size,
             "(height, width) or (side,) in pixels",
@@ -45,21 +64,21 @@ def check_model(model: ConfigDict) -> list[str]:
             model__stem=model.stem,
         ),
     ]
-    if shapes:  # the rest counts with them
-        return problems + shapes
+
+
+def settings_of(model: ConfigDict) -> Settings | None:
+    """What the ViT is built from, or None where `check_model` has found no sizes."""
+    if _shapes(model):
+        return None
     try:
         settings = variants.resolve(**model.to_dict())
-    except ValueError as error:
-        near = nearest(model.variant.partition("/")[0], variants.VARIANTS)
-        return [*problems, f"model.variant: {error}{near}"]
+    except (TypeError, ValueError):
+        return None
     if min(settings["width"], settings["num_heads"]) < 1:
-        return problems  # said already
+        return None
     known = {name: settings[name] for name in _SETTINGS if name in settings}
     known["num_classes"] = known["num_classes"] or 0  # unset: the data set's
-    return problems + [
-        text if text.startswith("model.") else f"model: {text}"
-        for text in check_vit(Settings(**known))
-    ]
+    return Settings(**known)
 
 
 def check_attention(

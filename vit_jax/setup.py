@@ -28,6 +28,10 @@ from vit_jax.objectives.base import split
 from vit_jax.train_state import TrainState
 from vit_jax.train_step import TrainStep, build_train_step
 
+# Folded into the key of initialisation for what an objective adds to its encoder, which
+# takes smaller numbers.
+_OBJECTIVE = 100
+
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
@@ -79,7 +83,8 @@ def resolve(config: ConfigDict, facts: DatasetFacts) -> ConfigDict:
     """A copy with what the data set decides filled in: the number of classes."""
     config = config.copy_and_resolve_references()
     if config.model.num_classes is None:
-        config.model.num_classes = facts.num_classes
+        has_logits = objectives.OBJECTIVES[config.objective.name].has_logits
+        config.model.num_classes = facts.num_classes if has_logits else 0
     return config.lock()
 
 
@@ -128,7 +133,13 @@ def build_parts(
 
     def make_objective(key: jax.Array) -> Any:
         encoder = vit.build(**settings, sharding=batch_sharding, key=key)
-        return objectives.build(dict(config.objective), encoder=encoder)
+        return objectives.build(
+            dict(config.objective),
+            encoder=encoder,
+            key=jax.random.fold_in(key, _OBJECTIVE),
+            mean=config.data.mean,
+            std=config.data.std,
+        )
 
     tx, schedule = build_optimizer(config, steps)
 

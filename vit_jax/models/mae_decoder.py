@@ -34,6 +34,7 @@ class MaeDecoder(nnx.Module):
       attention: kernel of models/attention.py.
       remat: what the backward pass recomputes, a name of models/stack.py.
       unroll: blocks written out per loop iteration.
+      sharding: how activations are laid out over a mesh (batch axis first), or None.
       key: initialises the parameters.
 
     Raises:
@@ -59,6 +60,7 @@ class MaeDecoder(nnx.Module):
         attention: str = "xla",
         remat: str = "none",
         unroll: int = 1,
+        sharding: jax.sharding.Sharding | None = None,
         key: Key[Array, ""],
     ):
         if position not in POSITIONS:
@@ -75,7 +77,8 @@ class MaeDecoder(nnx.Module):
         normal = nnx.initializers.normal(0.02)
         xavier = nnx.initializers.xavier_uniform()
         self.grid, self.width, self.depth, self.prefix = grid, width, depth, prefix
-        self.remat, self.unroll = remat, unroll
+        self.mlp_dim = mlp_dim
+        self.remat, self.unroll, self.sharding = remat, unroll, sharding
 
         self.embedding = nnx.Linear(
             encoder_width,
@@ -116,6 +119,12 @@ class MaeDecoder(nnx.Module):
             rngs=nnx.Rngs(keys[4]),
         )
 
+    def _constrain(self, array: jax.Array) -> jax.Array:
+        """Keeps the batch axis where the mesh has it, through every layer."""
+        if self.sharding is None:
+            return array
+        return jax.lax.with_sharding_constraint(array, self.sharding)
+
     def _positions(self) -> Float[Array, "1 T D"]:
         """A row for every token, prefix first."""
         if self.position_kind == "learned":
@@ -151,6 +160,7 @@ class MaeDecoder(nnx.Module):
             remat=self.remat,
             unroll=self.unroll,
             drop_path=0.0,
+            constrain=self._constrain,
         )
         patches = self.norm(tokens)[:, self.prefix :]
         return self.prediction(patches.astype(jnp.float32))
