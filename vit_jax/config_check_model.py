@@ -82,9 +82,12 @@ def settings_of(model: ConfigDict) -> Settings | None:
 
 
 def check_attention(
-    model: ConfigDict, hardware: attention_choice.Hardware
+    model: ConfigDict, hardware: attention_choice.Hardware, *, mask: str = "none"
 ) -> list[str]:
-    """What ``model.attention``, where it names a kernel, cannot do on this hardware."""
+    """What ``model.attention``, where it names a kernel, cannot do on this hardware.
+
+    ``mask`` is the kind that the objective trains with (`objectives.mask_of`).
+    """
     name, known = model.attention, attention_choice.PLATFORMS
     if name not in known or model.dtype not in DTYPES:
         return []  # runs anywhere, or `check_model` has a line for it
@@ -99,6 +102,7 @@ def check_attention(
         num_keys=1,
         head_dim=sizes["width"] // sizes["num_heads"],
         dtype=model.dtype,
+        mask=mask,
         dropout=model.attention_dropout > 0,
     )
     return [

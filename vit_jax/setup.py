@@ -67,7 +67,11 @@ def describe_data(config: ConfigDict) -> DatasetFacts:
       ConfigError: together with every other problem of the config.
     """
     kind = jax.local_devices()[0].device_kind
-    here = check_attention(config.model, Hardware(jax.default_backend(), kind))
+    here = check_attention(
+        config.model,
+        Hardware(jax.default_backend(), kind),
+        mask=objectives.mask_of(config.objective.get("name")),
+    )
     try:
         facts = sources.describe(data_spec(config))
     except DataError as error:

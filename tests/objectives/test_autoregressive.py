@@ -229,9 +229,8 @@ def test_remat_unrolling_and_chunks_change_nothing():
 
 
 def test_gradients_reach_every_parameter_of_every_layer():
-    grads = small.gradients(section(), tiny.images(batch=4), **(MODEL | FRONT))
-    assert {path.split("/")[0] for path in grads} == {"encoder", "decoder"}
-    assert small.without_gradient(grads) == []
+    model = MODEL | FRONT
+    assert small.without_gradient(section(), tiny.images(batch=4), **model) == []
 
 
 def test_it_learns_a_handful_of_images_by_heart():

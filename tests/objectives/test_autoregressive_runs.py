@@ -31,12 +31,19 @@ def losses(devices, *changes):
     return training.run_steps(parts, 3)[1]
 
 
-def test_meshes_train_as_one_device_does():
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"data": 2, "fsdp": 2, "tensor": 2},
+        pytest.param({"data": 8}, marks=pytest.mark.slow),
+    ],
+    ids=["mixed", "data"],
+)
+def test_a_mesh_trains_as_one_device_does(sizes):
     single = losses(1, *NOISE)
     assert len(set(single)) == 3
-    for sizes in ({"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}):
-        mesh = [f"mesh.{axis}={n}" for axis, n in ({"data": 1} | sizes).items()]
-        np.testing.assert_allclose(losses(8, *NOISE, *mesh), single, rtol=1e-5)
+    mesh = [f"mesh.{axis}={n}" for axis, n in ({"data": 1} | sizes).items()]
+    np.testing.assert_allclose(losses(8, *NOISE, *mesh), single, rtol=1e-5)
 
 
 def state(folder):

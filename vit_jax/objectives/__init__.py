@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit_jax.models.vit import ViT
+from vit_jax.objectives.autoregressive import Autoregressive
 from vit_jax.objectives.base import Objective
 from vit_jax.objectives.mae import MAE
 from vit_jax.objectives.masked_patch import MaskedPatch
 from vit_jax.objectives.supervised import Supervised
 
 OBJECTIVES: dict[str, type[Objective]] = {
+    "autoregressive": Autoregressive,
     "mae": MAE,
     "masked_patch": MaskedPatch,
     "supervised": Supervised,
@@ -38,3 +40,8 @@ def build(section: Mapping[str, Any], *, encoder: ViT, **given: Any) -> Any:
     wanted = inspect.signature(objective.__init__).parameters
     given = {key: value for key, value in given.items() if key in wanted}
     return objective(encoder=encoder, **given, **settings)
+
+
+def mask_of(name: Any) -> str:
+    """The kind of attention mask that an objective trains with; unknown names: none."""
+    return OBJECTIVES[name].mask if name in OBJECTIVES else "none"

@@ -263,6 +263,7 @@ class Autoregressive(Objective):
         key: Key[Array, ""] | None,
     ) -> Float[Array, "B N D"]:
         """Tokens of the patches, encoded behind the mask, as the MLP takes them."""
+        checks.expect_size(images, self.encoder)
         front = self.encoder.num_prefix
         tokens = self.encoder.embed(images)
         mask = prefix_mask(front + prefix, tokens.shape[1])

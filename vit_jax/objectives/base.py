@@ -18,11 +18,14 @@ class Objective(nnx.Module):
 
     A subclass names its untrained parts in ``frozen``: top-level attributes that stay
     out of the gradient and the optimizer. Without ``has_logits`` it trains no head:
-    the model has no classes then, and no evaluator may ask for logits.
+    the model has no classes then, and no evaluator may ask for logits. ``mask`` is the
+    kind of attention mask it trains with (models/attention_choice.py): not every kernel
+    takes every one.
     """
 
     frozen: ClassVar[tuple[str, ...]] = ()
     has_logits: ClassVar[bool] = True
+    mask: ClassVar[str] = "none"
 
     @classmethod
     def problems(cls, settings: Mapping[str, Any], model: Settings) -> list[str]:
