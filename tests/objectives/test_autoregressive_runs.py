@@ -63,6 +63,8 @@ def test_a_run_resumes_bit_for_bit(tmp_path):
     train(tiny_config(*NOISE), str(folder), say=said.append)
     assert any("resuming from step 4" in str(line) for line in said)
     assert training.same_bits(state(folder), whole)
+    figures = {path.name for path in (folder / "figures").iterdir()}
+    assert figures == {"curves.png"}  # log.figures is off
     again = {row["step"]: row["train/loss"] for row in read_rows(folder)}
     assert again == rows and set(rows) == set(range(1, 9))
 

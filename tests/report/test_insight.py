@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vit_jax.report import insight
-from vit_jax.report.pictures import rendered
+from vit_jax.report.grids import rendered
 
 RNG = np.random.default_rng(0)
 

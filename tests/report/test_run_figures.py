@@ -1,6 +1,7 @@
 """The figures of a run: drawn at its end, from what its last step saw."""
 
-import json
+import contextlib
+import types
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,10 @@ from PIL import Image
 from tests import training
 from vit_jax import config as configs
 from vit_jax import metrics, setup
+from vit_jax import train as training_loop
 from vit_jax.data.mixing import normalize
 from vit_jax.report import run_figures
-from vit_jax.report.pictures import rendered
-from vit_jax.train import train
+from vit_jax.report.grids import rendered
 
 AIM = str(training.ROOT / "configs" / "aim_digits.py")
 NAMES = {"batch", "filters", "positions", "attention_distance"}
@@ -37,7 +38,7 @@ def finished(tmp_path_factory):
     config = tiny_config(
         "train.duration.steps=4", "log.figures=True", "log.tensorboard=True"
     )
-    train(config, str(folder), say=said.append)
+    training_loop.train(config, str(folder), say=said.append)
     return folder, "\n".join(map(str, said))
 
 
@@ -59,23 +60,19 @@ def test_tensorboard_has_them_too(finished):
         assert f"figures/{name}".encode() in events
 
 
-def test_nothing_is_drawn_when_turned_off(tmp_path):
-    train(tiny_config("train.duration.steps=2"), str(tmp_path / "run"), say=str)
-    found = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
-    assert found == {"curves.png"}
+def test_what_cannot_be_drawn_ends_no_run(monkeypatch):
+    said = []
+    run = types.SimpleNamespace(
+        life=types.SimpleNamespace(during=lambda phase: contextlib.nullcontext()),
+        progress=types.SimpleNamespace(say=said.append),
+    )
 
-
-def test_what_cannot_be_drawn_ends_no_run(tmp_path, monkeypatch):
-    def fail(*arguments, **settings):
+    def fail(*arguments):
         raise ValueError("no ink\nat all")
 
-    monkeypatch.setattr(run_figures, "compute", fail)
-    said = []
-    config = tiny_config("train.duration.steps=2", "log.figures=True")
-    result = train(config, str(tmp_path / "run"), say=said.append)
-    assert result.trained_steps == 2
-    saved = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert saved["config"]["log"]["figures"] is True
+    monkeypatch.setattr(run_figures, "draw", fail)
+    training_loop.draw(run, None, {})
+    assert said == ["no figures: ValueError: no ink"]
 
 
 def arrays(config, devices):

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from vit_jax import setup, sharding
 from vit_jax.models.attention_maps import attention_distance
 from vit_jax.objectives.base import merge
-from vit_jax.report import insight, pictures
+from vit_jax.report import grids, insight
 from vit_jax.run import Run
 
 SEEN = 32  # images of a batch that are drawn
@@ -50,10 +50,14 @@ def draw(run: Run, state: Any, batch: Mapping[str, jax.Array]) -> None:
     if jax.process_index():
         return
     for name, figure in figures(
-        arrays, mean=config.data.mean, std=config.data.std, step=step + 1
+        arrays,
+        mean=config.data.mean,
+        std=config.data.std,
+        step=step + 1,
+        of_true=bool(config.objective.get("norm_pixels")),
     ):
-        picture = pictures.rendered(figure)
-        pictures.write(run.folder / "figures" / f"{name}.png", picture)
+        picture = grids.rendered(figure)
+        grids.write(run.folder / "figures" / f"{name}.png", picture)
         run.writer.write_images(step + 1, {f"figures/{name}": picture[None]})
 
 
@@ -108,6 +112,7 @@ def figures(
     mean: Sequence[float],
     std: Sequence[float],
     step: int,
+    of_true: bool = False,
 ) -> Iterator[tuple[str, Figure]]:
     """Names of files, without an ending, and the figures, from `compute`'s arrays.
 
@@ -115,8 +120,9 @@ def figures(
       arrays: in host memory.
       mean, std: that images were normalised by.
       step: whose batch it is.
+      of_true: whether reconstructions borrow the mean and deviation of true patches.
     """
-    shown = functools.partial(pictures.to_pixels, mean=mean, std=std)
+    shown = functools.partial(grids.to_pixels, mean=mean, std=std)
     images = shown(arrays["images"])
     yield "batch", _batch(images[:SEEN], arrays["labels"][:SEEN], step)
     kernel = arrays["kernel"]
@@ -133,8 +139,18 @@ def figures(
         ),
     )
     if rows := arrays["reconstruction"]:
-        drawn = [(name, shown(row[:SHOWN])) for name, row in rows.items()]
-        yield "reconstruction", pictures.draw_grid(drawn)
+        drawn = [(name, shown(rows[name][:SHOWN])) for name in _in_order(rows)]
+        title = f"training images in step {step:,}"
+        if of_true:
+            title += "; reconstructed patches have the true mean and contrast"
+        yield "reconstruction", grids.draw_grid(drawn, title=title)
+
+
+def _in_order(rows: Mapping[str, Any]) -> list[str]:
+    """From what is given to the truth; a jitted call has sorted them by name."""
+    first, last = ("masked", "completion"), ("reconstruction", "images")
+    rest = sorted(rows.keys() - {*first, *last})
+    return [name for name in (*first, *rest, *last) if name in rows]
 
 
 def _batch(images: np.ndarray, labels: np.ndarray, step: int) -> Figure:
@@ -142,7 +158,7 @@ def _batch(images: np.ndarray, labels: np.ndarray, step: int) -> Figure:
     rows = [("", images[start : start + 8]) for start in range(0, len(images), 8)]
     captions = [_caption(row) for row in labels]
     title = f"images as the model saw them in step {step:,}"
-    return pictures.draw_grid(
+    return grids.draw_grid(
         rows, title=title, captions=captions if any(captions) else ()
     )
 

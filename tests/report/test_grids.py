@@ -5,7 +5,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from vit_jax.report.pictures import draw_grid, rendered, to_pixels, write
+from vit_jax.report.grids import draw_grid, rendered, to_pixels, write
 
 
 def shades(*values):
