@@ -4,7 +4,6 @@ import functools
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
@@ -65,7 +64,6 @@ class AimDecoder(nnx.Module):
       dtype: computation type; parameters are float32 always, and so are predictions.
       remat: what the backward pass recomputes, a name of models/stack.py.
       unroll: blocks written out per loop iteration.
-      sharding: how activations are laid out over a mesh (batch axis first), or None.
       key: initialises the parameters.
 
     Raises:
@@ -87,7 +85,6 @@ class AimDecoder(nnx.Module):
         dtype: str = "float32",
         remat: str = "none",
         unroll: int = 1,
-        sharding: jax.sharding.Sharding | None = None,
         key: Key[Array, ""],
     ):
         if width < 1 or depth < 0:
@@ -102,7 +99,7 @@ class AimDecoder(nnx.Module):
         )
         self.grid, self.encoder_width = grid, encoder_width
         self.width, self.depth, self.position = width, depth, position
-        self.remat, self.unroll, self.sharding = remat, unroll, sharding
+        self.remat, self.unroll = remat, unroll
         self.embedding = linear(encoder_width, width, dtype=compute_dtype)
         block = functools.partial(
             MlpBlock,
@@ -122,12 +119,6 @@ class AimDecoder(nnx.Module):
         # In float32: its input is, below.
         self.prediction = linear(width, math.prod(patch_size) * channels)
 
-    def _constrain(self, array: jax.Array) -> jax.Array:
-        """Keeps the batch axis where the mesh has it, through every block."""
-        if self.sharding is None:
-            return array
-        return jax.lax.with_sharding_constraint(array, self.sharding)
-
     def place(self, tokens: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
         """The tokens of all patches with their positions, for the call below."""
         fixed = FIXED.get(self.position, sincos2d_mae)
@@ -144,7 +135,6 @@ class AimDecoder(nnx.Module):
                 remat=self.remat,
                 unroll=min(self.unroll, self.depth),
                 drop_path=0.0,
-                constrain=self._constrain,
             )
         return self.prediction(self.norm(tokens).astype(jnp.float32))
 

@@ -94,7 +94,6 @@ class Autoregressive(Objective):
             dtype=chosen.dtype,
             remat=chosen.remat,
             unroll=chosen.unroll,
-            sharding=encoder.sharding,
             key=key,
         )
 
