@@ -17,18 +17,21 @@ from ml_collections import ConfigDict, config_dict
 
 from configs.durations import duration
 from configs.evaluators import classification
-from configs.objectives import supervised
+from configs.objectives import autoregressive, mae, masked_patch, supervised
 from configs.optimizers import adafactor, adamw, lamb, lars, lion, muon, sgd
 
 __all__ = [
     "adafactor",
     "adamw",
+    "autoregressive",
     "classification",
     "duration",
     "get_config",
     "lamb",
     "lars",
     "lion",
+    "mae",
+    "masked_patch",
     "muon",
     "sgd",
     "supervised",
@@ -185,6 +188,7 @@ def get_config():
         dict(
             every=duration(steps=50),
             tensorboard=True,
+            figures=True,  # drawn at the end, in figures/ and for TensorBoard
             example_ids=False,  # a checksum of each logged step's example ids
             profile=(0, 0),  # trace the steps after the first number up to the second
         )

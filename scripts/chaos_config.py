@@ -43,5 +43,6 @@ def get_config():
     config.checkpoint.every = base.duration(steps=5)
     config.log.every = base.duration(steps=1)
     config.log.tensorboard = False
+    config.log.figures = False
     config.log.example_ids = True
     return config

@@ -19,6 +19,7 @@ SPECS = [
     "digits:Ti/2",
     *(f"vit_i21k:{size}" for size in I21K),
     "vit_g_i21k:G/14",
+    *(f"mae_i1k:{size}" for size in ("B/16", "H/14")),
 ]
 
 
@@ -32,6 +33,9 @@ def build(config):
     return objectives.build(
         config.objective.to_dict(),
         encoder=vit.build(key=jax.random.key(0), **settings),
+        key=jax.random.key(1),
+        mean=config.data.mean,
+        std=config.data.std,
     )
 
 
@@ -45,7 +49,12 @@ def test_builds_and_predicts_at_its_real_size(spec):
         objective,
         jax.ShapeDtypeStruct(shape, "float32"),
     )
-    assert out["logits"].shape == (2, config.model.num_classes)
+    width = objective.encoder.settings.num_features
+    assert out["features"].shape == (2, width)
+    if objective.has_logits:
+        assert out["logits"].shape == (2, config.model.num_classes)
+    else:
+        assert "logits" not in out and config.model.num_classes == 0
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -191,3 +200,103 @@ def test_vit_g_i21k():
     assert (schedule.warmup.steps, schedule.cooldown.steps) == (10_000, 50_000)
     assert config.train.batch_size == 16_384
     assert config.train.duration.steps == 1_000_000
+
+
+def without_labels(config, **optim):
+    """What pre-training by masks has in common, and AdamW's settings."""
+    assert config.model.num_classes == 0 and not config.evals
+    assert config.checkpoint.best == ""
+    assert (config.data.augment.crop, config.data.augment.flip) == ("inception", True)
+    assert (config.data.augment.policy, config.data.augment.mixup) == ("none", 0)
+    assert (config.schedule.name, config.schedule.final) == ("cosine", 0)
+    known = dict(name="adamw", b1=0.9, eps=1e-8, layer_decay=1.0) | optim
+    assert {key: config.optim[key] for key in known} == known
+
+
+@pytest.mark.parametrize(
+    ("variant", "width", "masked"), [("B/16", 768, 147), ("L/16", 1024, 147)]
+)
+def test_mae_i1k(variant, width, masked):
+    """facebookresearch/mae, PRETRAIN.md, main_pretrain.py and models_mae.py."""
+    config = load(f"mae_i1k:{variant}")
+    without_labels(
+        config,
+        learning_rate=pytest.approx(2.4e-3),  # 1.5e-4 for 256 images
+        weight_decay=0.05,
+        decay_mask="matrices",
+        b2=0.95,
+        clip_norm=0.0,
+    )
+    assert config.train.batch_size == 4096
+    assert config.train.duration.epochs == 800
+    assert config.schedule.warmup.epochs == 40
+    assert config.data.augment.area == (0.2, 1)
+    assert config.data.mean == (0.485, 0.456, 0.406)
+    assert config.data.std == (0.229, 0.224, 0.225)
+    model = config.model
+    assert (model.pool, model.position) == ("cls", "sincos2d_mae")
+    assert (model.activation, model.norm_epsilon) == ("gelu", 1e-6)
+    assert config.objective.to_dict() == {
+        "name": "mae",
+        "mask_rate": 0.75,
+        "norm_pixels": True,
+        "decoder_width": 512,
+        "decoder_depth": 8,
+        "decoder_heads": 16,
+        "decoder_position": "sincos2d_mae",
+    }
+    objective = nnx.eval_shape(lambda: build(config))
+    assert (objective.encoder.width, objective.num_masked) == (width, masked)
+    assert objective.decoder.mlp_dim == 2048
+
+
+def test_mae_i1k_knows_its_sizes():
+    assert load("mae_i1k").model.variant == "L/16"
+    with pytest.raises(configs.ConfigError, match="no published recipe for 'S/16'"):
+        load("mae_i1k:S/16")
+
+
+def test_masked_patch_i1k():
+    """ViT paper, appendix B.1.2; the decay is that of its other pre-training."""
+    config = load("masked_patch_i1k")
+    without_labels(config, learning_rate=2e-4, weight_decay=0.1, b2=0.999)
+    assert config.train.batch_size == 4096
+    assert config.train.duration.steps == 1_000_000
+    assert config.schedule.warmup.steps == 10_000
+    assert config.data.augment.area == (0.05, 1)
+    assert config.objective.to_dict() == {
+        "name": "masked_patch",
+        "target": "mean_colour",
+        "mask_rate": 0.5,
+        "mask_unit": 0,
+        "hidden_rate": 0.8,
+        "swapped_rate": 0.1,
+    }
+    assert (config.model.variant, config.model.position) == ("B/16", "learned_cls")
+    objective = nnx.eval_shape(lambda: build(config))
+    assert (objective.num_masked, objective.num_outputs) == (98, 512)
+
+
+def test_simmim_i1k():
+    """microsoft/SimMIM, simmim_pretrain__vit_base__img224__800ep.yaml, config.py."""
+    config = load("simmim_i1k")
+    without_labels(
+        config,
+        learning_rate=pytest.approx(4e-4),  # 1e-4 for 512 images
+        weight_decay=0.05,
+        decay_mask="kernels",
+        b2=0.999,
+        clip_norm=5.0,
+    )
+    assert config.train.batch_size == 2048
+    assert config.train.duration.epochs == 800
+    assert config.schedule.warmup.epochs == 10
+    assert config.data.augment.area == (0.67, 1)
+    assert config.data.mean == (0.485, 0.456, 0.406)
+    model = config.model
+    assert (model.variant, model.layer_scale, model.drop_path) == ("B/16", 0.1, 0.1)
+    objective = nnx.eval_shape(lambda: build(config))
+    assert objective.target == "pixels_l1"
+    # ceil(0.6 * 49) squares of 2 x 2 patches; 16 x 16 x 3 pixels each.
+    assert (objective.unit, objective.num_masked) == ((2, 2), 120)
+    assert objective.num_outputs == 768

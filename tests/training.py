@@ -30,6 +30,7 @@ TINY = (
     "checkpoint.every.steps=4",
     "evals.val.every.steps=4",
     "log.tensorboard=False",
+    "log.figures=False",
 )
 
 

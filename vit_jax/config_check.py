@@ -9,17 +9,23 @@ from ml_collections import ConfigDict
 
 from vit_jax import optim, schedules
 from vit_jax.config_check_augment import check_augmentation
-from vit_jax.config_check_model import check_model, num_tokens, outside
+from vit_jax.config_check_model import (
+    check_model,
+    num_tokens,
+    outside,
+    settings_of,
+)
 from vit_jax.config_check_model import unknown as _unknown
 from vit_jax.config_file import ConfigError, nearest, resolve_duration, shipped_base
 from vit_jax.data.facts import split_size
 from vit_jax.evals import EVALUATORS
+from vit_jax.models.settings import check_vit
 from vit_jax.objectives import OBJECTIVES
 from vit_jax.objectives.supervised import LOSSES
 from vit_jax.sharding import AXES, BATCH_AXES
 
 # Keywords of an objective or optimizer that the program gives, not the config.
-_NOT_CONFIG = {"self", "encoder", "key", "learning_rate_schedule"}
+_NOT_CONFIG = {"self", "encoder", "key", "mean", "std", "learning_rate_schedule"}
 
 
 def check(config: ConfigDict, *, facts: Any, num_devices: int) -> list[str]:
@@ -103,7 +109,10 @@ def _objective(section: ConfigDict, model: ConfigDict) -> list[str]:
         problems += _unknown("objective.loss", section.loss, LOSSES)
     if name == "supervised" and model.num_classes == 0:
         problems.append("model.num_classes is 0 (no head); 'supervised' needs classes")
-    return problems
+    settings = settings_of(model)
+    if problems or settings is None or check_vit(settings):
+        return problems  # the rest counts with them
+    return OBJECTIVES[name].problems(section.to_dict(), settings)
 
 
 def _optim(section: ConfigDict) -> list[str]:
@@ -285,6 +294,8 @@ def _data(config: ConfigDict, facts: Any) -> list[str]:
 
 def _evals(config: ConfigDict) -> list[str]:
     base, problems = shipped_base(), []
+    objective = OBJECTIVES.get(str(config.objective.get("name")))
+    has_logits = objective is None or objective.has_logits
     for name, section in config.evals.items():
         kind = section.get("name")
         if unknown := _unknown(f"evals.{name}.name", kind, EVALUATORS):
@@ -295,6 +306,15 @@ def _evals(config: ConfigDict) -> list[str]:
                 f"evals.{name}.{key} is missing; {kind!r} needs it"
                 for key in sorted(known - set(section))
             ]
+        if (
+            not unknown
+            and not has_logits
+            and getattr(EVALUATORS[kind], "needs_logits", False)
+        ):
+            problems.append(
+                f"evals.{name}: {kind!r} needs logits, which objective "
+                f"{config.objective.name!r} does not give; leave it out"
+            )
     best = config.checkpoint.best
     results = ("accuracy", "loss")
     metrics = [f"{name}/{result}" for name in config.evals for result in results]

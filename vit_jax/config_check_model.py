@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -32,7 +32,26 @@ def check_model(model: ConfigDict) -> list[str]:
             lambda value: value in (1, 3), "1 or 3", model__channels=model.channels
         ),
     ]
-    shapes = [
+    shapes = _shapes(model)
+    if shapes:  # the rest counts with them
+        return problems + shapes
+    try:
+        variants.resolve(**model.to_dict())
+    except ValueError as error:
+        near = nearest(model.variant.partition("/")[0], variants.VARIANTS)
+        return [*problems, f"model.variant: {error}{near}"]
+    settings = settings_of(model)
+    if settings is None:
+        return problems  # said already
+    return problems + [
+        text if text.startswith("model.") else f"model: {text}"
+        for text in check_vit(settings)
+    ]
+
+
+def _shapes(model: ConfigDict) -> list[str]:
+    """What is no size, and no list of whole numbers."""
+    return [
         *outside(
             is_size,
             "(height, width) or (side,) in pixels",
@@ -46,39 +65,37 @@ def check_model(model: ConfigDict) -> list[str]:
             model__stem=model.stem,
         ),
     ]
-    if shapes:  # the rest counts with them
-        return problems + shapes
+
+
+def settings_of(model: ConfigDict) -> Settings | None:
+    """What the ViT is built from, or None where `check_model` has found no sizes."""
+    if _shapes(model):
+        return None
     try:
         settings = variants.resolve(**model.to_dict())
-    except ValueError as error:
-        near = nearest(model.variant.partition("/")[0], variants.VARIANTS)
-        return [*problems, f"model.variant: {error}{near}"]
+    except (TypeError, ValueError):
+        return None
     if min(settings["width"], settings["num_heads"]) < 1:
-        return problems  # said already
-    return problems + [
-        text if text.startswith("model.") else f"model: {text}"
-        for text in check_vit(_complete(settings))
-    ]
-
-
-def _complete(sizes: Mapping[str, Any]) -> Settings:
-    known = {name: sizes[name] for name in _SETTINGS if name in sizes}
+        return None
+    known = {name: settings[name] for name in _SETTINGS if name in settings}
     known["num_classes"] = known["num_classes"] or 0  # unset: the data set's
     return Settings(**known)
 
 
 def num_tokens(model: ConfigDict) -> int | None:
-    """Patches and prefix of an image; None where `check_model` has problems."""
-    if check_model(model):
+    """Patches and prefix of an image; None as `settings_of`."""
+    if (settings := settings_of(model)) is None or min(settings.patch_size) < 1:
         return None
-    settings = _complete(variants.resolve(**model.to_dict()))
     return math.prod(settings.grid) + settings.num_prefix
 
 
 def check_attention(
-    model: ConfigDict, hardware: attention_choice.Hardware
+    model: ConfigDict, hardware: attention_choice.Hardware, *, mask: str = "none"
 ) -> list[str]:
-    """What ``model.attention``, where it names a kernel, cannot do on this hardware."""
+    """What ``model.attention``, where it names a kernel, cannot do on this hardware.
+
+    ``mask`` is the kind that the objective trains with (`objectives.mask_of`).
+    """
     name, known = model.attention, attention_choice.PLATFORMS
     if name not in known or model.dtype not in DTYPES:
         return []  # runs anywhere, or `check_model` has a line for it
@@ -93,6 +110,7 @@ def check_attention(
         num_keys=1,
         head_dim=sizes["width"] // sizes["num_heads"],
         dtype=model.dtype,
+        mask=mask,
         dropout=model.attention_dropout > 0,
     )
     return [

@@ -28,6 +28,10 @@ from vit_jax.objectives.base import split
 from vit_jax.train_state import TrainState
 from vit_jax.train_step import TrainStep, build_train_step
 
+# Folded into the key of initialisation for what an objective adds to its encoder, which
+# takes smaller numbers.
+_OBJECTIVE = 100
+
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
@@ -63,7 +67,11 @@ def describe_data(config: ConfigDict) -> DatasetFacts:
       ConfigError: together with every other problem of the config.
     """
     kind = jax.local_devices()[0].device_kind
-    here = check_attention(config.model, Hardware(jax.default_backend(), kind))
+    here = check_attention(
+        config.model,
+        Hardware(jax.default_backend(), kind),
+        mask=objectives.mask_of(config.objective.get("name")),
+    )
     try:
         facts = sources.describe(data_spec(config))
     except DataError as error:
@@ -79,7 +87,8 @@ def resolve(config: ConfigDict, facts: DatasetFacts) -> ConfigDict:
     """A copy with what the data set decides filled in: the number of classes."""
     config = config.copy_and_resolve_references()
     if config.model.num_classes is None:
-        config.model.num_classes = facts.num_classes
+        has_logits = objectives.OBJECTIVES[config.objective.name].has_logits
+        config.model.num_classes = facts.num_classes if has_logits else 0
     return config.lock()
 
 
@@ -127,7 +136,13 @@ def build_parts(
 
     def make_objective(key: jax.Array) -> Any:
         encoder = vit.build(**settings, key=key)
-        return objectives.build(dict(config.objective), encoder=encoder)
+        return objectives.build(
+            dict(config.objective),
+            encoder=encoder,
+            key=jax.random.fold_in(key, _OBJECTIVE),
+            mean=config.data.mean,
+            std=config.data.std,
+        )
 
     tx, schedule = build_optimizer(config, steps)
 

@@ -18,12 +18,13 @@ from vit_jax.evaluations import due, of
 from vit_jax.life import Life
 from vit_jax.outcome import Interrupted, explained
 from vit_jax.pending import NONFINITE, Scalars
-from vit_jax.report import curves
+from vit_jax.report import curves, run_figures
 from vit_jax.report.summary import Result, headline
 from vit_jax.run import Run, exclusive, open_run
 from vit_jax.run_files import save_config
 from vit_jax.stopping import Stop, Stopping
 from vit_jax.watchdog import Watchdog
+from vit_jax.writers import first_line
 
 
 def train(
@@ -140,7 +141,7 @@ def run_loop(run: Run, state: Any) -> None:
       Interrupted: a signal came; the state is saved.
     """
     run.life.enter("step")
-    step, total = run.start, run.steps.total
+    step, total, batch = run.start, run.steps.total, {}
     try:
         with run.profile, batches_from(run) as batches:
             for step in range(run.start, total + 1):
@@ -162,6 +163,8 @@ def run_loop(run: Run, state: Any) -> None:
             while run.checkpoints.verifying() and not run.life.stop.signal:
                 time.sleep(0.01)  # complete: a signal only ends reading back
             run.checkpoints.poll()
+        if run.start < total and run.config.log.figures:
+            draw(run, state, batch)
     except Stopping:
         with run.life.during("save"):
             if step > run.saved:
@@ -175,6 +178,15 @@ def run_loop(run: Run, state: Any) -> None:
             take(run)
             save(run, step, state, [])
         raise
+
+
+def draw(run: Run, state: Any, batch: dict[str, jax.Array]) -> None:
+    """Draws the figures; what goes wrong with them does not end the run."""
+    with run.life.during("compile"):  # of unknown length, as that is
+        try:
+            run_figures.draw(run, state, batch)
+        except Exception as error:
+            run.progress.say(f"no figures: {first_line(error)}")
 
 
 def evaluate(run: Run, step: int, state: Any) -> list[str]:

@@ -205,3 +205,24 @@ def test_weights_are_float32_in_bfloat16():
     _, exact, _ = built("cls")
     expected = run(attention_maps.attention_weights, exact, images)
     assert np.abs(weights - expected).max() < 0.05
+
+
+@pytest.mark.parametrize("name", ["cls", "rope", "one_block"])
+def test_distances_equal_the_reference(name):
+    """By loops: the prefix left out on both sides, pixels along both axes."""
+    _, model, images = built(name)
+    actual = run(attention_maps.attention_distance, model, images)
+    weights = run(attention_maps.attention_weights, model, images).astype(np.float64)
+    prefix, expected = model.num_prefix, np.zeros(actual.shape)
+    for layer, head in np.ndindex(*actual.shape):
+        distances = []
+        for image, query in np.ndindex(len(images), 12):
+            row = weights[layer, image, head, prefix + query, prefix:]
+            far = [
+                np.hypot(4 * (query // 4 - key // 4), 5 * (query % 4 - key % 4))
+                for key in range(12)
+            ]
+            distances.append(np.average(far, weights=row))
+        expected[layer, head] = np.mean(distances)
+    assert tiny.error(actual, expected) < TOLERANCE
+    assert np.ptp(actual) > 1e-3

@@ -24,6 +24,11 @@ SIZES = {
     "G": (1664, 48, 8192, 16),
     "G-opt": (1536, 48, 8192, 16),
     "e": (1792, 56, 15360, 16),
+    # aim_600M to aim_7B of apple/ml-aim's aim-v1/aim/v1/torch/models.py.
+    "AIM-600M": (1536, 24, 6144, 12),
+    "AIM-1B": (2048, 24, 8192, 16),
+    "AIM-3B": (3072, 24, 12288, 24),
+    "AIM-7B": (4096, 32, 16384, 32),
 }
 
 # Millions, without head, as published: the digits given are the precision.

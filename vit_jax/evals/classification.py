@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,8 @@ class Classification:
       beat: called when a batch arrived and when it was counted; what it raises ends
         the evaluation.
     """
+
+    needs_logits: ClassVar[bool] = True
 
     def __init__(
         self,

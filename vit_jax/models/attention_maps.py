@@ -1,4 +1,4 @@
-"""Where a ViT looks: the softmax weights of its blocks, their rollout, the MAP probe's.
+"""Where a ViT looks: its blocks' softmax weights, rollout and reach; the MAP probe's.
 
 Attention kernels do not return their weights, so they are computed again here, from the
 tokens that go into each block.
@@ -62,6 +62,36 @@ def attention_rollout(
         return _roll(rolled, weigh(*layer)), None
 
     return jax.lax.scan(step, _identity(*inputs.shape[1:3]), (layers, inputs))[0]
+
+
+def attention_distance(
+    model: ViT, images: Float[Array, "B H W C"]
+) -> Float[Array, "L A"]:
+    """How far each head of each block looks, in pixels (arXiv 2010.11929, Figure 7).
+
+    The distance between the middle of a patch and those that it attends to, weighted by
+    attention, on average over patches and images. Tokens of the prefix have no place
+    and are left out, on both sides. One layer's weights are held at a time.
+
+    Raises:
+      ValueError: the model does not take images of this size.
+    """
+    weigh, layers, inputs = _stack(model, images)
+    grid, prefix = model.grid_of(images), model.num_prefix
+    high, wide = (
+        side // count for side, count in zip(images.shape[1:3], grid, strict=True)
+    )
+    places = jnp.stack(
+        [axis.reshape(-1) for axis in jnp.mgrid[: grid[0], : grid[1]]], axis=1
+    ) * jnp.asarray([high, wide], jnp.float32)  # [N, 2]
+    distances = jnp.linalg.norm(places[:, None] - places[None], axis=-1)  # [N, N]
+
+    def step(_: None, layer: tuple) -> tuple[None, jax.Array]:
+        weights = weigh(*layer)[:, :, prefix:, prefix:]  # [B, A, N, N]
+        far = (weights * distances).sum(axis=-1) / weights.sum(axis=-1)
+        return None, far.mean(axis=(0, 2))
+
+    return jax.lax.scan(step, None, (layers, inputs))[1]
 
 
 def pooling_weights(

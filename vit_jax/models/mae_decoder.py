@@ -75,6 +75,7 @@ class MaeDecoder(nnx.Module):
         normal = nnx.initializers.normal(0.02)
         xavier = nnx.initializers.xavier_uniform()
         self.grid, self.width, self.depth, self.prefix = grid, width, depth, prefix
+        self.mlp_dim = mlp_dim
         self.remat, self.unroll = remat, unroll
 
         self.embedding = nnx.Linear(

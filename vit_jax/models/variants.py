@@ -1,7 +1,7 @@
 """The sizes of the ViT family by name: ``"B/16"`` is size B with 16x16 patches.
 
 Sources: Ti to H and the hybrids arXiv 2010.11929 and 2106.10270; So400m 2305.13035; g,
-G 2106.04560 (Table 2); e 2209.06794. Adding a size is adding a row.
+G 2106.04560 (Table 2); e 2209.06794; AIM 2401.08541. Adding a size is adding a row.
 """
 
 import dataclasses
@@ -41,6 +41,10 @@ VARIANTS: dict[str, Size] = {
     "G": Size(1664, 48, 8192, 16),
     "G-opt": Size(1536, 48, 8192, 16),
     "e": Size(1792, 56, 15360, 16),
+    "AIM-600M": Size(1536, 24, 6144, 12),
+    "AIM-1B": Size(2048, 24, 8192, 16),
+    "AIM-3B": Size(3072, 24, 12288, 24),
+    "AIM-7B": Size(4096, 32, 16384, 32),
 }
 
 # A variant that stands for whatever `model.init_from` holds.

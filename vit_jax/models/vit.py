@@ -123,16 +123,31 @@ class ViT(nnx.Module):
           ValueError: the model does not take images of this size.
         """
         grid = self.grid_of(images, patch_size=patch_size)
+        return self.place(self.embed_patches(images, patch_size=patch_size), grid=grid)
+
+    def embed_patches(
+        self,
+        images: Float[Array, "B H W C"],
+        *,
+        patch_size: tuple[int, int] | None = None,
+    ) -> Float[Array, "B N D"]:
+        """The first half of `embed`: a token for each patch, without its position."""
+        self.grid_of(images, patch_size=patch_size)  # raises
         images = constrain(images, "images")
         if self.stem is not None:
             images, patch_size = self.stem(images), None
-        patches = self.embedding(images, patch_size)  # [B, N, D]
+        return self.embedding(images, patch_size)
+
+    def place(
+        self, patches: Float[Array, "B N D"], *, grid: tuple[int, int] | None = None
+    ) -> Float[Array, "B T D"]:
+        """The second half of `embed`: adds positions, and the prefix in front."""
         prefix = [
             jnp.asarray(token[...])
             for token in (self.cls, self.distillation, self.registers)
             if token is not None
         ]
-        return join(prefix, patches, self._positions(grid))
+        return join(prefix, patches, self._positions(grid or self.grid))
 
     def _positions(self, grid: tuple[int, int]) -> Float[Array, "1 R D"] | None:
         kind = self.settings.position

@@ -1,10 +1,13 @@
 """What an objective is: a module that owns the encoder and says what the loss is."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
 from flax import nnx
 from jaxtyping import Array, Float, Key
+
+from vit_jax.models.settings import Settings
 
 Batch = dict[str, jax.Array]
 Params = dict[str, Any]
@@ -14,10 +17,25 @@ class Objective(nnx.Module):
     """An encoder with whatever else is trained, and the loss over them.
 
     A subclass names its untrained parts in ``frozen``: top-level attributes that stay
-    out of the gradient and the optimizer.
+    out of the gradient and the optimizer. Without ``has_logits`` it trains no head:
+    the model has no classes then, and no evaluator may ask for logits. ``mask`` is the
+    kind of attention mask it trains with (models/attention_choice.py): not every kernel
+    takes every one.
     """
 
     frozen: ClassVar[tuple[str, ...]] = ()
+    has_logits: ClassVar[bool] = True
+    mask: ClassVar[str] = "none"
+
+    @classmethod
+    def problems(cls, settings: Mapping[str, Any], model: Settings) -> list[str]:
+        """What a config cannot ask of it, a line each.
+
+        Args:
+          settings: the section ``objective``, complete.
+          model: of the encoder.
+        """
+        return []
 
     def loss(
         self, batch: Batch, *, key: Key[Array, ""] | None

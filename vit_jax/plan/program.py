@@ -66,11 +66,16 @@ def prepare(config: Any, topology: Topology) -> Job:
     from vit_jax import setup
     from vit_jax.config import ConfigError, check
     from vit_jax.config_check_model import check_attention
+    from vit_jax.objectives import mask_of
 
     facts = describe(config)
     problems = check(config, facts=facts, num_devices=topology.devices)
     chip = topology.chip
-    problems += check_attention(config.model, Hardware(platform(chip), chip.name))
+    problems += check_attention(
+        config.model,
+        Hardware(platform(chip), chip.name),
+        mask=mask_of(config.objective.get("name")),
+    )
     slices = config.mesh.slices
     if topology.slices > 1 and topology.chip.is_tpu and slices != topology.slices:
         problems.append(

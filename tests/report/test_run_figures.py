@@ -1,0 +1,150 @@
+"""The figures of a run: drawn at its end, from what its last step saw."""
+
+import contextlib
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests import training
+from vit_jax import config as configs
+from vit_jax import metrics, setup
+from vit_jax import train as training_loop
+from vit_jax.data.mixing import normalize
+from vit_jax.report import run_figures
+from vit_jax.report.grids import rendered
+
+AIM = str(training.ROOT / "configs" / "aim_digits.py")
+NAMES = {"batch", "filters", "positions", "attention_distance"}
+
+
+def tiny_config(*changes):
+    """The tiny run of next-patch prediction."""
+    flags = [
+        flag
+        for flag in training.flags("objective.decoder_width=8", *changes)
+        if "evals." not in flag
+    ]
+    return configs.load(AIM, flags)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of four steps with figures, and what was said."""
+    folder, said = tmp_path_factory.mktemp("figures") / "run", []
+    config = tiny_config(
+        "train.duration.steps=4", "log.figures=True", "log.tensorboard=True"
+    )
+    training_loop.train(config, str(folder), say=said.append)
+    return folder, "\n".join(map(str, said))
+
+
+def test_a_run_leaves_its_figures(finished):
+    folder, said = finished
+    assert "no figures" not in said
+    found = {path.stem for path in (folder / "figures").glob("*.png")}
+    assert found == NAMES | {"curves", "reconstruction"}
+    for name in found:
+        with Image.open(folder / "figures" / f"{name}.png") as image:
+            assert min(image.size) > 200
+            assert len(np.unique(np.asarray(image.convert("L")))) > 8, name
+
+
+def test_tensorboard_has_them_too(finished):
+    folder, _ = finished
+    events = b"".join(path.read_bytes() for path in folder.rglob("*tfevents*"))
+    for name in NAMES | {"reconstruction"}:
+        assert f"figures/{name}".encode() in events
+
+
+def test_what_cannot_be_drawn_ends_no_run(monkeypatch):
+    said = []
+    run = types.SimpleNamespace(
+        life=types.SimpleNamespace(during=lambda phase: contextlib.nullcontext()),
+        progress=types.SimpleNamespace(say=said.append),
+    )
+
+    def fail(*arguments):
+        raise ValueError("no ink\nat all")
+
+    monkeypatch.setattr(run_figures, "draw", fail)
+    training_loop.draw(run, None, {})
+    assert said == ["no figures: ValueError: no ink"]
+
+
+def arrays(config, devices):
+    """What the figures are drawn from, of a fresh state, and its batch."""
+    parts = training.build(config, devices=devices)
+    batch = training.batch(parts)
+    prepare = setup.build_prepare(config)
+    key = jax.random.fold_in(parts.step_key, 3)
+
+    def everything(params, frozen, batch):
+        prepared = prepare(batch, jax.random.split(key)[0])
+        return run_figures.compute(
+            parts.graphdef, params, frozen, prepared, key, seen=16, shown=8
+        )
+
+    with jax.set_mesh(parts.mesh):
+        state = parts.init()
+        return training.host(jax.jit(everything)(state.params, parts.frozen, batch)), (
+            training.host(batch)
+        )
+
+
+def test_a_mesh_computes_what_one_device_does():
+    changes = ("mesh.data=1", "mesh.fsdp=4", "mesh.tensor=2")
+    single, _ = arrays(tiny_config(), jax.devices()[:1])
+    meshed, _ = arrays(tiny_config(*changes), jax.devices()[:8])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        single,
+        meshed,
+    )
+
+
+def test_the_batch_is_drawn_as_the_model_sees_it():
+    config = training.tiny_config("data.augment.mixup=0.0", "data.augment.pad=0")
+    found, batch = arrays(config, jax.devices()[:1])
+    expected = normalize(jnp.asarray(batch["image"]), config.data.mean, config.data.std)
+    np.testing.assert_allclose(found["images"], expected, atol=1e-6)
+    assert found["reconstruction"] == {}
+    drawn = dict(
+        run_figures.figures(found, mean=config.data.mean, std=config.data.std, step=4)
+    )
+    assert set(drawn) == NAMES
+    picture = rendered(drawn["batch"])
+    for pixel in (int(batch["image"].min()), int(batch["image"].max())):
+        assert (picture == pixel).all(axis=2).any()
+    words = [text.get_text() for text in drawn["batch"].texts]
+    assert words[0] == "images as the model saw them in step 4"
+    titles = [axes.get_title() for axes in drawn["batch"].axes]
+    assert titles == [str(label) for label in batch["label"]]
+
+
+def test_classes_of_a_batch_in_words():
+    rows = np.eye(4)[[2, 0]]
+    mixed = 0.75 * rows[0] + 0.25 * rows[1]
+    assert run_figures._caption(rows[0]) == "2"
+    assert run_figures._caption(mixed) == "75% 2 + 25% 0"
+    assert run_figures._caption(np.zeros(0)) == ""
+
+
+@pytest.mark.parametrize(
+    ("devices", "batch_size", "expected"),
+    [(1, 128, 32), (1, 8, 8), (8, 128, 32), (64, 128, 64), (12, 96, 36)],
+)
+def test_every_device_has_as_many_rows(devices, batch_size, expected):
+    mesh = jax.sharding.AbstractMesh(
+        (1, devices, 1, 1, 1), ("slices", "data", "fsdp", "tensor", "sequence")
+    )
+    assert run_figures.num_rows(mesh, batch_size, 32) == expected
+
+
+def test_metrics_are_as_without(finished):
+    folder, _ = finished
+    steps = [row["step"] for row in metrics.read_rows(folder / "metrics.jsonl")]
+    assert max(steps) == 4
