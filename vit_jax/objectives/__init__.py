@@ -11,9 +11,9 @@ from vit_jax.objectives.masked_patch import MaskedPatch
 from vit_jax.objectives.supervised import Supervised
 
 OBJECTIVES: dict[str, type[Objective]] = {
+    "supervised": Supervised,
     "mae": MAE,
     "masked_patch": MaskedPatch,
-    "supervised": Supervised,
 }
 
 
