@@ -17,13 +17,14 @@ from ml_collections import ConfigDict, config_dict
 
 from configs.durations import duration
 from configs.evaluators import classification
-from configs.objectives import supervised
+from configs.objectives import distillation, supervised
 from configs.optimizers import adafactor, adamw, lamb, lars, lion, muon, sgd
 
 __all__ = [
     "adafactor",
     "adamw",
     "classification",
+    "distillation",
     "duration",
     "get_config",
     "lamb",

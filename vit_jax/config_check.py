@@ -11,11 +11,11 @@ from vit_jax import optim, schedules
 from vit_jax.config_check_augment import check_augmentation
 from vit_jax.config_check_model import check_model, outside
 from vit_jax.config_check_model import unknown as _unknown
+from vit_jax.config_check_objective import check_classifier
 from vit_jax.config_file import ConfigError, nearest, resolve_duration, shipped_base
 from vit_jax.data.facts import split_size
 from vit_jax.evals import EVALUATORS
 from vit_jax.objectives import OBJECTIVES
-from vit_jax.objectives.supervised import LOSSES
 from vit_jax.sharding import AXES, BATCH_AXES
 
 # Keywords of an objective or optimizer that the program gives, not the config.
@@ -27,7 +27,8 @@ def check(config: ConfigDict, *, facts: Any, num_devices: int) -> list[str]:
     return [
         *_numbers(config),
         *check_model(config.model),
-        *_objective(config.objective, config.model),
+        *_objective(config.objective),
+        *check_classifier(config, facts),
         *_optim(config.optim),
         *_mesh_and_batch(config, num_devices),
         *check_augmentation(config),
@@ -94,16 +95,11 @@ def _numbers(config: ConfigDict) -> list[str]:
     ]
 
 
-def _objective(section: ConfigDict, model: ConfigDict) -> list[str]:
+def _objective(section: ConfigDict) -> list[str]:
     name = str(section.get("name"))
     if problems := _unknown("objective.name", name, OBJECTIVES):
         return problems
-    problems = _keys("objective", section, OBJECTIVES[name].__init__)
-    if name == "supervised" and "loss" in section:
-        problems += _unknown("objective.loss", section.loss, LOSSES)
-    if name == "supervised" and model.num_classes == 0:
-        problems.append("model.num_classes is 0 (no head); 'supervised' needs classes")
-    return problems
+    return _keys("objective", section, OBJECTIVES[name].__init__)
 
 
 def _optim(section: ConfigDict) -> list[str]:

@@ -99,9 +99,10 @@ def _copies(config: ConfigDict) -> list[str]:
             f"data.augment.repeats {section.repeats} does not divide "
             f"train.batch_size {batch_size}"
         )
-    if section.views > 1 and config.objective.get("name") == "supervised":
+    name = config.objective.get("name")
+    if section.views > 1 and name in ("supervised", "distillation"):
         problems.append(
-            f"data.augment.views is {section.views}, but objective 'supervised' takes "
+            f"data.augment.views is {section.views}, but objective {name!r} takes "
             "one view of an image; data.augment.repeats gives it copies as rows"
         )
     return problems

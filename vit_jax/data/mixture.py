@@ -162,7 +162,14 @@ class Relabelled:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         example = self.source[index]
-        return example | {"label": example["label"] + self._offset}
+        return example | {"label": moved(example["label"], self._offset)}
+
+
+def moved(label: Any, offset: int) -> Any:
+    """A label as it is in the mixture; the -1 that pads several stays."""
+    return (
+        np.where(label < 0, label, label + offset) if np.ndim(label) else label + offset
+    )
 
 
 class MixtureSource:

@@ -37,10 +37,13 @@ class BadExample(NamedTuple):
         return f"{self.where}: {self.reason}"
 
 
+Label = int | np.ndarray  # one class, or [M] padded with -1
+
+
 class Chunk(NamedTuple):
     """What became of some rows: labels, the damaged, and pixels if not written."""
 
-    labels: list[int]
+    labels: list[Label]
     bad: list[BadExample | None]
     pixels: list[np.ndarray | None]
 
@@ -106,7 +109,7 @@ class RowLoader:
             done.pixels.append(pixels)
         return done
 
-    def row(self, row: Row) -> tuple[np.ndarray | None, int, BadExample | None]:
+    def row(self, row: Row) -> tuple[np.ndarray | None, Label, BadExample | None]:
         """Pixels and label, or what is wrong with the example."""
         return self._decode(row, *self._try(row))
 
@@ -123,12 +126,13 @@ class RowLoader:
 
     def _decode(
         self, row: Row, example: Any, rng: np.random.Generator
-    ) -> tuple[np.ndarray | None, int, BadExample | None]:
+    ) -> tuple[np.ndarray | None, Label, BadExample | None]:
         try:
             if isinstance(example, BadExampleError):
                 raise example
             pixels = self._transform(row.id, example["image"], rng)
-            return pixels, int(example["label"]), None
+            label = example["label"]
+            return pixels, label if np.ndim(label) else int(label), None
         except BadExampleError as error:
             where = self.where(row.id)
             reason = str(error).removeprefix(where).removeprefix(": ")

@@ -5,9 +5,13 @@ from typing import Any
 
 from vit_jax.models.vit import ViT
 from vit_jax.objectives.base import Objective
+from vit_jax.objectives.distillation import Distillation
 from vit_jax.objectives.supervised import Supervised
 
-OBJECTIVES: dict[str, Callable[..., Objective]] = {"supervised": Supervised}
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
+    "supervised": Supervised,
+    "distillation": Distillation,
+}
 
 
 def build(section: Mapping[str, Any], *, encoder: ViT) -> Any:

@@ -14,7 +14,7 @@ class Objective(nnx.Module):
     """An encoder with whatever else is trained, and the loss over them.
 
     A subclass names its untrained parts in ``frozen``: top-level attributes that stay
-    out of the gradient and the optimizer.
+    out of the gradient and the optimizer. One without parameters may be among them.
     """
 
     frozen: ClassVar[tuple[str, ...]] = ()
@@ -42,7 +42,7 @@ def split(objective: Objective) -> tuple[nnx.GraphDef, Params, Params]:
     """
     graphdef, state = nnx.split(objective)
     params = nnx.to_pure_dict(state)
-    frozen = {name: params.pop(name) for name in objective.frozen}
+    frozen = {name: params.pop(name) for name in objective.frozen if name in params}
     return graphdef, params, frozen
 
 

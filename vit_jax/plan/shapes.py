@@ -29,7 +29,7 @@ class Memory:
     """GiB a device of a train step.
 
     Args:
-      params, opt_state, ema: by their shardings, exact.
+      params, opt_state, ema: by their shardings, exact; a teacher's are among params.
       gradients: laid out as the parameters, exact.
       batch: what the loader hands over, exact.
       activations: kept for the backward pass; an estimate.
@@ -166,7 +166,7 @@ def memory(program: Program, config: Any, devices: int) -> Memory:
     kept, layer = _activations(program, config, axes, rows // accumulate)
     split = axes["fsdp"] > 1
     return Memory(
-        params=params / GIB,
+        params=(params + _frozen_bytes(program, make_mesh(axes))) / GIB,
         opt_state=device_bytes(state.opt_state) / GIB,
         ema=device_bytes(state.ema) / GIB,
         # Of a micro-batch, and their sum.
@@ -177,6 +177,15 @@ def memory(program: Program, config: Any, devices: int) -> Memory:
         # float32 (four times their bytes) before and after they are mixed.
         working=(layer + split * _one_layer(program, config) + 8 * batch) / GIB,
     )
+
+
+def _frozen_bytes(program: Program, mesh: Any) -> int:
+    """Bytes a device of what is not trained, such as a teacher."""
+    from vit_jax import setup
+
+    frozen = program.parts("none").frozen
+    places = sharding.param_shardings(frozen, mesh)
+    return device_bytes(setup.with_shardings(frozen, places))
 
 
 def _activations(
