@@ -14,7 +14,7 @@ import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from vit_jax import evals, objectives, optim, sharding, teacher, train_state
+from vit_jax import evals, objectives, optim, sharding, teachers, train_state
 from vit_jax.config import ConfigError, check, resolve_duration
 from vit_jax.config_check_model import check_attention
 from vit_jax.data import augment, mixing, sources
@@ -59,7 +59,7 @@ class Parts:
     schedule: Any
     step_key: Any
     flops_per_image: int
-    teacher: teacher.Source | None = None
+    teacher: teachers.Source | None = None
     loaded: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
 
 
@@ -149,7 +149,7 @@ def build_parts(
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
     settings = {name: value for name, value in config.model.items()}
     del settings["init_from"]  # a matter of the state, not of the model
-    source = teacher.find(config, planned=not place) if trains else None
+    source = teachers.find(config, planned=not place) if trains else None
 
     def make_objective(key: jax.Array) -> Any:
         encoder = vit.build(**settings, sharding=batch_sharding, key=key)
@@ -217,7 +217,7 @@ def build_parts(
 
 
 def _frozen(
-    source: teacher.Source | None,
+    source: teachers.Source | None,
     init: Callable[[jax.Array], dict[str, Any]],
     key: jax.Array,
     shapes: Mapping[str, Any],
@@ -329,7 +329,7 @@ def image_size(config: ConfigDict) -> tuple[int, int]:
 def build_loader(
     config: ConfigDict,
     mesh: jax.sharding.Mesh,
-    source: teacher.Source | None = None,
+    source: teachers.Source | None = None,
 ) -> Loader:
     """The training split, augmented on the host, with what a teacher adds to it.
 

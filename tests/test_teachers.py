@@ -10,7 +10,7 @@ from flax import nnx
 
 from tests import training
 from tests.models import tiny
-from vit_jax import cli, setup, teacher
+from vit_jax import cli, setup, teachers
 from vit_jax.checkpoint import Checkpoints
 from vit_jax.config import ConfigError
 from vit_jax.evaluate import evaluate
@@ -177,7 +177,7 @@ def test_the_teacher_computes_what_its_run_does(configs, source):
     def frozen(dtype):
         changes = taught_by(source, f"objective.teacher.dtype={dtype}")
         config = tiny_config(configs, "matching", *changes)
-        found = teacher.find(config)
+        found = teachers.find(config)
         shapes = jax.eval_shape(
             lambda key: nnx.to_pure_dict(nnx.split(found.build(key, None))[1]),
             jax.random.key(0),
@@ -305,5 +305,5 @@ def test_a_teacher_that_does_not_fit(configs, source, tmp_path):
         configs, "matching", *taught_by(source, "model.num_classes=12")
     )
     with pytest.raises(ConfigError, match=r"has 10 classes, model.num_classes is 12"):
-        teacher.find(config)
+        teachers.find(config)
     assert not (tmp_path / "run").exists()
