@@ -1,9 +1,11 @@
 """Runs with a teacher: from a run, from a file, from stored logits; on any mesh."""
 
+import dataclasses
 import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -14,8 +16,13 @@ from vit_jax import cli, setup, teachers
 from vit_jax.checkpoint import Checkpoints
 from vit_jax.config import ConfigError
 from vit_jax.evaluate import evaluate
+from vit_jax.data.errors import DataError
+from vit_jax.models import vit
 from vit_jax.models.flops import forward_flops
+from vit_jax.objectives.base import merge
 from vit_jax.train import train
+from vit_jax.weights import big_vision_npz
+from vit_jax.weights.base import Card, Preprocessing
 from vit_jax.weights.files import WeightsError
 from vit_jax.weights.load import load
 
@@ -53,6 +60,25 @@ def source(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """Weights that teach, with answers of some size; nobody may change them."""
+    graphdef, shapes = tiny.shapes(
+        lambda key: vit.build(
+            variant="mu/2",
+            **{"width": 24, "depth": 3, "num_heads": 3, "mlp_dim": 40},
+            **{"image_size": (8, 8), "channels": 1, "num_classes": 10},
+            key=key,
+        )
+    )
+    params = tiny.fill(shapes)
+    path = tmp_path_factory.mktemp("file") / "teacher.npz"
+    settings = dataclasses.asdict(nnx.merge(graphdef, params).settings)
+    card = Card("teacher", Preprocessing((8, 8)))
+    big_vision_npz.write(path, settings, tiny.flatten(params), card)
+    return path
+
+
 def tiny_config(configs, name, *changes):
     return training.load(str(configs / f"{name}.py"), training.flags(*changes))
 
@@ -86,8 +112,8 @@ def values(rows):
     return [{name: row[name] for name in names if name in row} for row in rows]
 
 
-def test_a_run_learns_from_another_and_resumes_bit_for_bit(configs, source, tmp_path):
-    config = tiny_config(configs, "deit", *taught_by(source))
+def test_a_run_learns_from_a_file_and_resumes_bit_for_bit(configs, file, tmp_path):
+    config = tiny_config(configs, "deit", *taught_by(file))
     run(config, tmp_path / "straight")
     first = metrics_of(tmp_path / "straight")[0]
     assert {"train/teacher_loss", "train/label_loss", "train/agreement"} <= first.keys()
@@ -112,12 +138,13 @@ def test_a_run_learns_from_another_and_resumes_bit_for_bit(configs, source, tmp_
     # And neither evaluation nor whoever uses the student needs it.
     shutil.copytree(tmp_path / "straight", tmp_path / "alone")
     path = tmp_path / "alone" / "config.json"
-    path.write_text(path.read_text().replace(str(source), str(tmp_path / "gone")))
+    path.write_text(path.read_text().replace(str(file), str(tmp_path / "gone")))
     assert evaluate(str(tmp_path / "alone")) == evaluate(str(tmp_path / "straight"))
     model, _ = load(str(tmp_path / "alone"))
     assert model.settings.distillation == "head"
 
 
+@pytest.mark.slow
 def test_another_teacher_is_refused_and_a_moved_one_is_not(configs, source, tmp_path):
     def config(path):
         return tiny_config(
@@ -149,9 +176,10 @@ def losses(config, devices, count=4):
     return parts, losses
 
 
-def test_eight_devices_compute_what_one_does(configs, source):
+@pytest.mark.slow
+def test_eight_devices_compute_what_one_does(configs, file):
     changes = taught_by(
-        source, "optim.learning_rate=0.01", "objective.teacher.dtype=float32"
+        file, "optim.learning_rate=0.01", "objective.teacher.dtype=float32"
     )
     one, expected = losses(tiny_config(configs, "deit", *changes), jax.devices()[:1])
     mesh = ("mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2")
@@ -165,55 +193,37 @@ def test_eight_devices_compute_what_one_does(configs, source):
     assert many.loaded == one.loaded  # whatever the mesh
 
 
-def test_micro_batches_see_their_own_part_of_the_teacher(configs, source):
-    changes = taught_by(source, "objective.teacher.dtype=float32")
+@pytest.mark.slow
+def test_micro_batches_see_their_own_part_of_the_teacher(configs, file):
+    changes = taught_by(file, "objective.teacher.dtype=float32")
     _, whole = losses(tiny_config(configs, "matching", *changes), jax.devices()[:1], 2)
     changes += ("train.accumulate=4",)
     _, parts = losses(tiny_config(configs, "matching", *changes), jax.devices()[:1], 2)
     np.testing.assert_allclose(parts, whole, rtol=1e-5)
 
 
-def test_the_teacher_computes_what_its_run_does(configs, source):
-    def frozen(dtype):
-        changes = taught_by(source, f"objective.teacher.dtype={dtype}")
-        config = tiny_config(configs, "matching", *changes)
-        found = teachers.find(config)
-        shapes = jax.eval_shape(
-            lambda key: nnx.to_pure_dict(nnx.split(found.build(key, None))[1]),
-            jax.random.key(0),
-        )
-        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        places = jax.tree.map(lambda _: here, shapes)
-        graphdef = nnx.split(
-            nnx.eval_shape(lambda: found.build(jax.random.key(0), None))
-        )[0]
-        return graphdef, found.load(shapes, places)
-
+def test_the_teacher_computes_what_its_file_does(configs, file):
     images = np.random.default_rng(0).normal(size=(6, 8, 8, 1)).astype(np.float32)
-    model, _ = load(str(source), dtype="bfloat16")
-    graphdef, params = frozen("bfloat16")
-    found = nnx.merge(graphdef, params)({"images": images})
-    # Kernels that are kept in bfloat16 are those that are rounded when they are used.
-    np.testing.assert_array_equal(found, model(images))
-    kept = tiny.flatten(params["model"])
-    assert kept["blocks/mlp/hidden/kernel"].dtype == "bfloat16"
-    assert kept["head/kernel"].dtype == kept["norm/scale"].dtype == "float32"
-
-    model, _ = load(str(source))
-    graphdef, params = frozen("float32")
-    exact = nnx.merge(graphdef, params)({"images": images})
-    np.testing.assert_allclose(exact, model(images), rtol=1e-6)
-    assert 0 < tiny.error(found, exact) < 0.05
-
-
-def test_operations_of_a_step_count_the_teacher(configs, source):
-    config = tiny_config(configs, "matching", *taught_by(source))
-    parts = training.build(config)
-    alone = training.build(training.tiny_config())
-    model, _ = load(str(source))
-    assert parts.flops_per_image - alone.flops_per_image == forward_flops(model)
+    logits = {}
+    for dtype in ("bfloat16", "float32"):
+        changes = taught_by(file, f"objective.teacher.dtype={dtype}")
+        parts = training.build(tiny_config(configs, "matching", *changes))
+        shapes = parts.state_shapes.params
+        objective = merge(parts.graphdef, shapes, parts.frozen)
+        logits[dtype] = np.asarray(objective.teacher({"images": jnp.asarray(images)}))
+        model, _ = load(str(file), dtype=dtype)
+        # Kernels kept in bfloat16 are those that are rounded when they are used.
+        np.testing.assert_array_equal(logits[dtype], model(images))
+        kept = tiny.flatten(parts.frozen["teacher"]["model"])
+        assert kept["blocks/mlp/hidden/kernel"].dtype == dtype
+        assert kept["head/kernel"].dtype == kept["norm/scale"].dtype == "float32"
+        alone = training.build(training.tiny_config())
+        extra = parts.flops_per_image - alone.flops_per_image
+        assert extra == forward_flops(model)
+    assert 0 < tiny.error(logits["bfloat16"], logits["float32"]) < 0.05
 
 
+@pytest.mark.slow
 def test_the_average_of_a_run_and_a_file_teach_too(configs, source, tmp_path):
     file = tmp_path / "teacher.npz"
     code = cli.main(
@@ -231,32 +241,41 @@ def test_the_average_of_a_run_and_a_file_teach_too(configs, source, tmp_path):
     assert seen["file"] == seen["run"] != seen["average"]
 
 
+def stored(path, *changes):
+    return (f"objective.teacher.logits={path}", "data.augment.mixup=0.0", *changes)
+
+
 def test_stored_logits_teach_by_id(configs, tmp_path):
     rng = np.random.default_rng(0)
-    logits = rng.normal(size=(1437, 10)).astype(np.float32)
+    logits = rng.normal(size=(1437, 10)).astype(np.float16)
     ids = rng.permutation(1437)
     np.save(tmp_path / "all.npy", logits)
-    np.savez(tmp_path / "some.npz", logits=logits[ids], ids=ids)
-    found = {}
-    for file in ("all.npy", "some.npz"):
-        config = tiny_config(
-            configs,
-            "matching",
-            f"objective.teacher.logits={tmp_path / file}",
-            *("data.augment.mixup=0.0", "train.duration.steps=4"),
+    np.savez(tmp_path / "shuffled.npz", logits=logits[ids], ids=ids)
+    for name in ("all.npy", "shuffled.npz"):
+        config = tiny_config(configs, "matching", *stored(tmp_path / name))
+        found = teachers.find(config)
+        found.check_covers(lambda: 1437)
+        some = rng.integers(1437, size=9)
+        np.testing.assert_array_equal(
+            found.columns["teacher_logits"](some), logits[some]
         )
-        run(config, tmp_path / file.partition(".")[0])
-        found[file] = values(metrics_of(tmp_path / file.partition(".")[0]))
-    assert found["all.npy"] == found["some.npz"]
-
     parts = training.build(config)
+    assert parts.frozen == {} and parts.loaded["teacher"]["digest"]
     loader = setup.build_loader(config, parts.mesh, parts.teacher)
     try:
         ids = loader.ids(3, shuffle=True)
         batch = loader.batch(ids, 3 * 16)
-        np.testing.assert_array_equal(batch["teacher_logits"], logits[ids])
     finally:
         loader.close()
+    np.testing.assert_array_equal(batch["teacher_logits"], logits[ids])
+    with jax.set_mesh(parts.mesh):
+        arguments = (parts.init(), parts.frozen, batch, parts.step_key)
+        _, metrics = parts.train_step(*arguments)
+    # The student's head is zero: it answers 1/10 whatever it sees.
+    taught = np.asarray(logits[ids], np.float64) / 2.0
+    log_p = taught - np.log(np.exp(taught).sum(-1, keepdims=True))
+    expected = 4.0 * (np.exp(log_p) * (log_p - np.log(0.1))).sum(-1).mean()
+    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -282,28 +301,35 @@ def test_stored_logits_teach_by_id(configs, tmp_path):
     ],
 )
 def test_files_that_hold_no_logits_for_the_data(
-    configs, tmp_path, name, arrays, message, capsys
+    configs, tmp_path, name, arrays, message
 ):
     if isinstance(arrays, dict):
         np.savez(tmp_path / name, **arrays)
     elif arrays is not None:
         np.save(tmp_path / name, arrays)
-    changes = (f"objective.teacher.logits={tmp_path / name}", "data.augment.mixup=0.0")
-    arguments = [f"--workdir={tmp_path / 'run'}", *training.flags(*changes)]
-    config = f"--config={configs / 'matching.py'}"
-    assert cli.main(["train", config, *arguments]) == 2
-    error = capsys.readouterr().err
-    assert message.replace("\\", "") in error and "Traceback" not in error
+    with pytest.raises((ConfigError, DataError, WeightsError), match=message) as found:
+        teachers.find(
+            tiny_config(configs, "matching", *stored(tmp_path / name))
+        ).check_covers(lambda: 1437)
+    assert str(found.value).count(chr(10)) == 0
 
 
-def test_a_teacher_that_does_not_fit(configs, source, tmp_path):
-    with pytest.raises(ConfigError, match=r"objective.teacher.path is not set"):
-        run(tiny_config(configs, "matching"), tmp_path / "run")
-    with pytest.raises(WeightsError, match="no such file or folder"):
-        run(tiny_config(configs, "matching", *taught_by("/absent")), tmp_path / "run")
-    config = tiny_config(
-        configs, "matching", *taught_by(source, "model.num_classes=12")
-    )
-    with pytest.raises(ConfigError, match=r"has 10 classes, model.num_classes is 12"):
-        teachers.find(config)
-    assert not (tmp_path / "run").exists()
+def test_a_teacher_that_does_not_fit(configs, file, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    np.save(tmp_path / "few.npy", np.ones((9, 10), np.float32))
+    for changes, message in {
+        (): "objective.teacher.path is not set",
+        taught_by("/absent"): "/absent: no such file or folder",
+        taught_by(file, "model.num_classes=12"): "has 12, but",
+        stored(tmp_path / "few.npy"): "logits of 9 examples, but data.split has 1437",
+        taught_by(file, "objective.teacher.logits=x.npy"): "are both set",
+        stored("x.npy")[:1]: "are of single images: data.augment.mixup",
+        taught_by(file, "objective.token=True"): "must be 'head', not 'none'",
+        taught_by(file, "objective.teacher.dtype=int8"): "dtype 'int8' is unknown",
+    }.items():
+        config = f"--config={configs / 'matching.py'}"
+        flags = training.flags("data.name=arrays:digits", *changes)
+        assert cli.main(["train", config, f"--workdir={workdir}", *flags]) == 2
+        error = capsys.readouterr().err
+        assert message in error and "Traceback" not in error, error
+        assert not workdir.exists()

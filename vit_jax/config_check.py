@@ -16,6 +16,7 @@ from vit_jax.config_file import ConfigError, nearest, resolve_duration, shipped_
 from vit_jax.data.facts import split_size
 from vit_jax.evals import EVALUATORS
 from vit_jax.objectives import OBJECTIVES
+from vit_jax.objectives.supervised import LOSSES
 from vit_jax.sharding import AXES, BATCH_AXES
 
 # Keywords of an objective or optimizer that the program gives, not the config.
@@ -27,7 +28,7 @@ def check(config: ConfigDict, *, facts: Any, num_devices: int) -> list[str]:
     return [
         *_numbers(config),
         *check_model(config.model),
-        *_objective(config.objective),
+        *_objective(config.objective, config.model),
         *check_classifier(config, facts),
         *_optim(config.optim),
         *_mesh_and_batch(config, num_devices),
@@ -95,11 +96,16 @@ def _numbers(config: ConfigDict) -> list[str]:
     ]
 
 
-def _objective(section: ConfigDict) -> list[str]:
+def _objective(section: ConfigDict, model: ConfigDict) -> list[str]:
     name = str(section.get("name"))
     if problems := _unknown("objective.name", name, OBJECTIVES):
         return problems
-    return _keys("objective", section, OBJECTIVES[name].__init__)
+    problems = _keys("objective", section, OBJECTIVES[name].__init__)
+    if name == "supervised" and "loss" in section:
+        problems += _unknown("objective.loss", section.loss, LOSSES)
+    if name == "supervised" and model.num_classes == 0:
+        problems.append("model.num_classes is 0 (no head); 'supervised' needs classes")
+    return problems
 
 
 def _optim(section: ConfigDict) -> list[str]:

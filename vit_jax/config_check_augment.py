@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from vit_jax.config_check_model import is_size, outside, unknown
 from vit_jax.data import augment, crops, erasing, mixing, policies
+from vit_jax.objectives import OBJECTIVES
 
 
 def check_augmentation(config: ConfigDict) -> list[str]:
@@ -99,8 +100,8 @@ def _copies(config: ConfigDict) -> list[str]:
             f"data.augment.repeats {section.repeats} does not divide "
             f"train.batch_size {batch_size}"
         )
-    name = config.objective.get("name")
-    if section.views > 1 and name in ("supervised", "distillation"):
+    name = str(config.objective.get("name"))
+    if section.views > 1 and name in OBJECTIVES:
         problems.append(
             f"data.augment.views is {section.views}, but objective {name!r} takes "
             "one view of an image; data.augment.repeats gives it copies as rows"

@@ -25,10 +25,6 @@ def check_classifier(config: ConfigDict, facts: Any) -> list[str]:
     if name not in CLASSIFIERS:
         return []
     problems = []
-    if "loss" in section:
-        problems += unknown("objective.loss", section.loss, LOSSES)
-    if model.num_classes == 0:
-        problems.append(f"model.num_classes is 0 (no head); {name!r} needs classes")
     weights = section.get("class_weights", ())
     if file_of(weights) is None:
         known = model.num_classes or (None if facts is None else facts.num_classes)
@@ -51,6 +47,12 @@ def _distillation(config: ConfigDict) -> list[str]:
         if key in section
     }
     problems = []
+    if "loss" in section:
+        problems += unknown("objective.loss", section.loss, LOSSES)
+    if config.model.num_classes == 0:
+        problems.append(
+            "model.num_classes is 0 (no head); 'distillation' needs classes"
+        )
     if len(given) == 4:  # else it is said what is missing
         problems += check_distillation(**given, distillation=config.model.distillation)
     if "teacher" not in section:

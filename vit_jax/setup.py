@@ -142,7 +142,8 @@ def build_parts(
       trains: False leaves out what only the loss needs, such as a teacher.
 
     Raises:
-      ConfigError, WeightsError: there is no such teacher, or it cannot teach.
+      ConfigError, DataError, WeightsError: there is no such teacher, or it cannot
+        teach.
     """
     mesh = mesh or sharding.build_mesh(**config.mesh, devices=devices)
     batch_sharding = sharding.batch_sharding(mesh)
@@ -150,6 +151,8 @@ def build_parts(
     settings = {name: value for name, value in config.model.items()}
     del settings["init_from"]  # a matter of the state, not of the model
     source = teachers.find(config, planned=not place) if trains else None
+    if source is not None and place:
+        source.check_covers(lambda: len(open_source(config, config.data.split)))
 
     def make_objective(key: jax.Array) -> Any:
         encoder = vit.build(**settings, sharding=batch_sharding, key=key)
@@ -331,15 +334,8 @@ def build_loader(
     mesh: jax.sharding.Mesh,
     source: teachers.Source | None = None,
 ) -> Loader:
-    """The training split, augmented on the host, with what a teacher adds to it.
-
-    Raises:
-      DataError: the teacher does not know every example.
-    """
+    """The training split, augmented on the host, with what a teacher adds to it."""
     section = config.data.augment
-    examples = open_source(config, config.data.split)
-    if source is not None:
-        source.check_covers(len(examples))
     transform = Deferred(
         augment.train_transform,
         takes_sound=True,
@@ -357,7 +353,7 @@ def build_loader(
         max_pixels=config.data.max_pixels,
     )
     return Loader(
-        examples,
+        open_source(config, config.data.split),
         transform,
         sharding=sharding.batch_sharding(mesh),
         batch_size=config.train.batch_size,

@@ -5,7 +5,7 @@ It is no part of a run's state: every start reads it again from its own place, a
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -95,7 +95,7 @@ class Model:
         )
         return {"model": model}
 
-    def check_covers(self, num_examples: int) -> None:
+    def check_covers(self, num_examples: Callable[[], int]) -> None:
         """It knows any image."""
 
     def identity(self, params: Any) -> dict[str, str]:
@@ -125,13 +125,13 @@ class Logits:
         """There is nothing to load."""
         return {}
 
-    def check_covers(self, num_examples: int) -> None:
+    def check_covers(self, num_examples: Callable[[], int]) -> None:
         """Raises unless every example of data.split has its logits.
 
         Raises:
           DataError: one has not.
         """
-        self.table.check_covers(num_examples)
+        self.table.check_covers(num_examples())
 
     def identity(self, params: Any) -> dict[str, str]:
         """What the file holds and where it was."""

@@ -79,6 +79,7 @@ class ArraySource:
         self.name = name
         self._image = image[..., None] if image.ndim == 3 else image
         self._label = label
+        self.label_shape = label.shape[1:]
 
     def __len__(self) -> int:
         return len(self._label)

@@ -116,6 +116,8 @@ class Loader:
             raise ValueError(f"bad must be 'stop' or 'skip', got {bad!r} (data.bad)")
         draws_per_step(batch_size, repeats)
         self.source, self.sharding = source, sharding
+        # Of one label: () for a class, (M,) where an example has several.
+        self._label_shape = getattr(source, "label_shape", ())
         self.batch_size, self.seed, self.repeats = batch_size, seed, repeats
         self.streams = isinstance(source, StreamSource)
         self._columns = dict(columns or {})
@@ -214,6 +216,7 @@ class Loader:
         ]
         with self._loading:
             out, labels, bad = self._pool.load(rows, stopped or threading.Event())
+        labels = self._stacked(labels)
         found_ids = np.array([row.id for row in rows], np.int64)
         good = np.ones(len(rows), bool)
         for number, found in enumerate(bad):
@@ -231,7 +234,16 @@ class Loader:
             else:
                 out[number] = 0  # not what the memory held before
         assert out is not None  # there is a row, good or replaced
-        return out, _as_array(labels), found_ids, good
+        return out, labels, found_ids, good
+
+    def _stacked(self, labels: Sequence[Label]) -> np.ndarray:
+        """Labels as one array; those of damaged examples are zero."""
+        if not self._label_shape:
+            return np.asarray(labels, np.int32)
+        stacked = np.zeros((len(labels), *self._label_shape), np.int32)
+        for row, label in zip(stacked, labels, strict=True):
+            row[...] = label
+        return stacked
 
     def _note(self, found: BadExample) -> None:
         """Counts a damaged example, once in a run.
@@ -330,11 +342,3 @@ class Loader:
     def close(self) -> None:
         """Ends the threads and processes."""
         self._pool.close()
-
-
-def _as_array(labels: Sequence[Label]) -> np.ndarray:
-    """Labels int32 ``[B]``, or ``[B, M]``; a damaged row has one number in any case."""
-    shape = next((np.shape(label) for label in labels if np.ndim(label)), ())
-    if shape:
-        labels = [np.broadcast_to(label, shape) for label in labels]
-    return np.asarray(labels, np.int32)

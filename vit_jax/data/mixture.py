@@ -151,6 +151,11 @@ class Relabelled:
     """A part on its own, with its labels as they are in the mixture."""
 
     def __init__(self, source: Any, offset: int):
+        if getattr(source, "label_shape", ()):
+            raise DataError(
+                f"data.mix: {source.where(0)} has several labels; in a mix an image "
+                "has one"
+            )
         self.source, self._offset = source, offset
 
     def __len__(self) -> int:
@@ -162,14 +167,7 @@ class Relabelled:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         example = self.source[index]
-        return example | {"label": moved(example["label"], self._offset)}
-
-
-def moved(label: Any, offset: int) -> Any:
-    """A label as it is in the mixture; the -1 that pads several stays."""
-    return (
-        np.where(label < 0, label, label + offset) if np.ndim(label) else label + offset
-    )
+        return example | {"label": example["label"] + self._offset}
 
 
 class MixtureSource:

@@ -15,6 +15,7 @@ from vit_jax.data.order import row_rng
 from vit_jax.data.retry import patiently
 
 Transform = Callable[[Any, np.random.Generator], np.ndarray]
+Label = int | np.ndarray  # a class, or several
 
 
 class Row(NamedTuple):
@@ -35,9 +36,6 @@ class BadExample(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}"
-
-
-Label = int | np.ndarray  # one class, or [M] padded with -1
 
 
 class Chunk(NamedTuple):
@@ -131,8 +129,7 @@ class RowLoader:
             if isinstance(example, BadExampleError):
                 raise example
             pixels = self._transform(row.id, example["image"], rng)
-            label = example["label"]
-            return pixels, label if np.ndim(label) else int(label), None
+            return pixels, _label(example["label"]), None
         except BadExampleError as error:
             where = self.where(row.id)
             reason = str(error).removeprefix(where).removeprefix(": ")
@@ -176,6 +173,10 @@ class RowLoader:
     def _read(self, id: int) -> dict[str, Any]:
         """The example; what storage does wrong is not taken for the example's fault."""
         return patiently(lambda: self.source[id], lambda: self.where(id))
+
+
+def _label(label: Any) -> Label:
+    return label if isinstance(label, np.ndarray) and label.ndim else int(label)
 
 
 def store(out: np.ndarray, number: int, pixels: np.ndarray) -> None:
