@@ -49,6 +49,8 @@ def distillation(**changes):
                 variant="",  # what vit-jax plan takes it for where path is not set
                 ema=False,  # of a work directory: the moving average
                 num_heads=config_dict.placeholder(int),  # where the file does not say
+                # What images are resized to; unset: the file's, in some formats a guess
+                image_size=config_dict.placeholder(tuple),
                 dtype="bfloat16",  # of its computation; its parameters are kept in it
             ),
         )

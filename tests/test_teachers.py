@@ -15,8 +15,8 @@ from tests.models import tiny
 from vit_jax import cli, setup, teachers
 from vit_jax.checkpoint import Checkpoints
 from vit_jax.config import ConfigError
-from vit_jax.evaluate import evaluate
 from vit_jax.data.errors import DataError
+from vit_jax.evaluate import evaluate
 from vit_jax.models import vit
 from vit_jax.models.flops import forward_flops
 from vit_jax.objectives.base import merge
@@ -68,6 +68,7 @@ def file(tmp_path_factory):
             variant="mu/2",
             **{"width": 24, "depth": 3, "num_heads": 3, "mlp_dim": 40},
             **{"image_size": (8, 8), "channels": 1, "num_classes": 10},
+            position="learned",
             key=key,
         )
     )

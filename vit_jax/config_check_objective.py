@@ -4,7 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vit_jax.config_check_model import unknown
+from vit_jax.config_check_model import is_size, unknown
 from vit_jax.models.settings import DTYPES
 from vit_jax.objectives.distillation import check_distillation
 from vit_jax.objectives.labels import class_weight_problems, file_of
@@ -59,6 +59,11 @@ def _distillation(config: ConfigDict) -> list[str]:
         return problems
     teacher, augment = section.teacher, config.data.augment
     problems += unknown("objective.teacher.dtype", teacher.dtype, DTYPES)
+    if teacher.image_size is not None and not is_size(teacher.image_size):
+        problems.append(
+            "objective.teacher.image_size must be (height, width) in pixels, got "
+            f"{teacher.image_size!r}"
+        )
     if teacher.path and teacher.logits:
         problems.append(
             "objective.teacher.path and objective.teacher.logits are both set; one of "

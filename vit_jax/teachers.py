@@ -25,6 +25,7 @@ from vit_jax.weights.base import Preprocessing, complete
 from vit_jax.weights.build import fill
 from vit_jax.weights.files import WeightsError
 from vit_jax.weights.load import Checkpoint, open_checkpoint
+from vit_jax.weights.surgery import fit
 from vit_jax.weights.table import Leaf
 from vit_jax.weights.workdir import find_step, locate
 
@@ -183,6 +184,7 @@ def _other_classes(path: str, theirs: int, config: ConfigDict) -> str:
 
 def _open(config: ConfigDict) -> Model:
     section = config.objective.teacher
+    size = None if section.image_size is None else _pair(section.image_size)
     step: int | str = "latest"
     place = section.path
     if (run := locate(section.path)) is not None:
@@ -191,11 +193,15 @@ def _open(config: ConfigDict) -> Model:
     checkpoint = open_checkpoint(
         section.path,
         num_heads=section.num_heads,
-        image_size=None,
+        image_size=size,
         step=step,
         ema=section.ema,
     )
     settings = _settings(config, checkpoint.settings)
+    if size is not None:
+        settings["image_size"] = size
+    leaves, _ = fit(checkpoint.settings, checkpoint.leaves, settings)
+    checkpoint = dataclasses.replace(checkpoint, leaves=leaves)
     if settings["num_classes"] != config.model.num_classes:
         raise ConfigError(_other_classes(place, settings["num_classes"], config))
     if settings["channels"] != config.model.channels:
@@ -211,6 +217,11 @@ def _open(config: ConfigDict) -> Model:
         tuple(config.data.mean),
         tuple(config.data.std),
     )
+
+
+def _pair(size: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width; one value means a square."""
+    return (size[0], size[-1])
 
 
 def _imagined(config: ConfigDict) -> Model:
