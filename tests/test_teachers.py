@@ -208,7 +208,8 @@ def test_the_teacher_computes_what_its_file_does(configs, file):
     logits = {}
     for dtype in ("bfloat16", "float32"):
         changes = taught_by(file, f"objective.teacher.dtype={dtype}")
-        parts = training.build(tiny_config(configs, "matching", *changes))
+        config = tiny_config(configs, "matching", *changes)
+        parts = training.build(config, devices=jax.devices()[:1])
         shapes = parts.state_shapes.params
         objective = merge(parts.graphdef, shapes, parts.frozen)
         logits[dtype] = np.asarray(objective.teacher({"images": jnp.asarray(images)}))
@@ -321,7 +322,7 @@ def test_a_teacher_that_does_not_fit(configs, file, tmp_path, capsys):
     for changes, message in {
         (): "objective.teacher.path is not set",
         taught_by("/absent"): "/absent: no such file or folder",
-        taught_by(file, "model.num_classes=12"): "has 12, but",
+        taught_by(file, "model.num_classes=12"): "is 12, but",
         stored(tmp_path / "few.npy"): "logits of 9 examples, but data.split has 1437",
         taught_by(file, "objective.teacher.logits=x.npy"): "are both set",
         stored("x.npy")[:1]: "are of single images: data.augment.mixup",

@@ -133,15 +133,15 @@ def _wide(pixels: Pixels, channels: int) -> Pixels:
 def as_teacher(given: Any) -> Teacher | Stored | None:
     """A teacher from what an objective is given.
 
-    None, and the section of a config whose teacher nobody opened, are no teacher.
+    None, and the section of a config (whose teacher nobody opened), are no teacher.
 
     Raises:
       TypeError: it cannot teach.
     """
-    if given is None or isinstance(given, Teacher | Stored):
-        return given
-    if callable(given):
-        return Teacher(given)
-    if hasattr(given, "keys"):
+    if given is None or hasattr(given, "keys"):
         return None
+    if isinstance(given, Teacher | Stored):
+        return given
+    if isinstance(given, Callable):
+        return Teacher(given)
     raise TypeError(f"a teacher is a Teacher or a function of images, got {given!r}")
