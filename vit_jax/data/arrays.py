@@ -4,7 +4,8 @@ An .npz holds ``train_image`` and ``train_label``, ``test_image`` and ``test_lab
 and so on for any split, or just ``image`` and ``label``, which are split ``train``;
 ``class_names`` may be beside them. Images are uint8 ``[N, H, W, C]`` or ``[N, H, W]``,
 labels integers ``[N]``, or ``[N, M]`` where an image has up to M of them, padded with
--1. Nothing is imported but numpy (and scikit-learn for digits).
+-1; one -1 at least must be there, to tell them from one-hot rows. Nothing is imported
+but numpy (and scikit-learn for digits).
 """
 
 import contextlib
@@ -152,7 +153,8 @@ def check_arrays(
         raise DataError(f"{name}: images are {dtype} {list(shape)}; {ALLOWED}")
     if 0 in shape[1:]:
         raise DataError(f"{name}: images of shape {list(shape)} have no pixels")
-    if label.dtype.kind not in "iu" or label.ndim not in (1, 2):
+    several = label.ndim == 2 and label.dtype.kind == "i" and bool((label == -1).any())
+    if label.dtype.kind not in "iu" or (label.ndim != 1 and not several):
         raise DataError(
             f"{name}: labels are {label.dtype} {list(label.shape)}; {ALLOWED}"
         )
@@ -161,14 +163,14 @@ def check_arrays(
             f"{name}: {shape[0]} images with {len(label)} labels; {ALLOWED}"
         )
     low, high = int(label.min(initial=0)), int(label.max(initial=-1))
-    lowest = 0 if label.ndim == 1 else -1
+    lowest = -1 if several else 0
     if low < lowest or (num_classes is not None and high >= num_classes):
         bad = low if low < lowest else high
         record = int(np.nonzero(label == bad)[0][0])
         raise DataError(
             f"{name}: the label of record {record} is {bad}; labels must be "
             f"{'0 or more' if num_classes is None else f'in 0..{num_classes - 1}'}"
-            f"{'' if label.ndim == 1 else ', or -1 for none'}"
+            f"{', or -1 for none' if several else ''}"
         )
 
 
