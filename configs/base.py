@@ -17,7 +17,13 @@ from ml_collections import ConfigDict, config_dict
 
 from configs.durations import duration
 from configs.evaluators import classification
-from configs.objectives import autoregressive, mae, masked_patch, supervised
+from configs.objectives import (
+    autoregressive,
+    distillation,
+    mae,
+    masked_patch,
+    supervised,
+)
 from configs.optimizers import adafactor, adamw, lamb, lars, lion, muon, sgd
 
 __all__ = [
@@ -25,6 +31,7 @@ __all__ = [
     "adamw",
     "autoregressive",
     "classification",
+    "distillation",
     "duration",
     "get_config",
     "lamb",

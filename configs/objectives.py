@@ -3,7 +3,9 @@
 A config's `objective` is one of them, replaced whole.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
+
+_LABELS = ("loss", "label_smoothing", "class_weights")
 
 
 def mae(**changes):
@@ -45,6 +47,10 @@ def supervised(**changes):
             name="supervised",
             loss="softmax",  # softmax | sigmoid (summed over classes)
             label_smoothing=0.0,
+            # A number a class, as they are; or ("FILE",), an .npy or a number a line
+            class_weights=(),
+            # Labels above it become 1, others 0: sigmoid, and what mixup made
+            threshold=config_dict.placeholder(float),
         )
         | changes
     )
@@ -62,3 +68,38 @@ def autoregressive(**changes):
         )
         | changes
     )
+
+
+def distillation(**changes):
+    """Learning from a frozen teacher: DeiT's, and function matching.
+
+    DeiT (arXiv 2012.12877) with hard labels is the default; its soft form is
+    ``match="soft"`` with a temperature. Function matching (arXiv 2106.05237) is
+    ``match="soft", alpha=1.0, token=False``, mixup and long training.
+    """
+    section = ConfigDict(
+        dict(
+            name="distillation",
+            match="hard",  # hard (the teacher's first choice) | soft (KL divergence)
+            alpha=0.5,  # share of the teacher in the loss; 1.0: labels are not used
+            temperature=1.0,  # of soft
+            token=True,  # the teacher through model.distillation=head; False: one head
+            **{name: supervised()[name] for name in _LABELS},  # as supervised's
+            threshold=config_dict.placeholder(float),
+            teacher=dict(
+                # A work directory (or one step: DIR/checkpoints/STEP), a file or a
+                # folder in any format that is read; the teacher must know the same
+                # classes. It is read at every start, and must stay the same one
+                path="",
+                logits="",  # in its place: its answers by example id, .npy or .npz
+                variant="",  # what vit-jax plan takes it for where path is not set
+                ema=False,  # of a work directory: the moving average
+                num_heads=config_dict.placeholder(int),  # where the file does not say
+                # What images are resized to; unset: the file's, in some formats a guess
+                image_size=config_dict.placeholder(tuple),
+                dtype="bfloat16",  # of its computation; its parameters are kept in it
+            ),
+        )
+    )
+    section.update(changes)
+    return section

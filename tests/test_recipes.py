@@ -8,11 +8,20 @@ from flax import nnx
 
 from vit_jax import config as configs
 from vit_jax import objectives
+from vit_jax.data.facts import DatasetFacts, split_size
 from vit_jax.models import vit
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs"
 PARTS = {"base", "durations", "evaluators", "objectives", "optimizers"}
 NAMES = sorted({file.stem for file in FOLDER.glob("*.py")} - PARTS)
+IMAGENET = DatasetFacts(
+    *("imagenet2012", "", "", "array_record"),
+    splits={"train": 1_281_167, "validation": 50_000},
+    shards={},
+    num_classes=1000,
+    class_names=None,
+    features=("image", "label"),
+)
 I21K = ("Ti/16", "S/32", "S/16", "B/32", "B/16", "L/16")
 SPECS = [
     *(name for name in NAMES if name != "transfer"),  # its model is in some weights
@@ -20,6 +29,8 @@ SPECS = [
     *(f"vit_i21k:{size}" for size in I21K),
     "vit_g_i21k:G/14",
     *(f"mae_i1k:{size}" for size in ("B/16", "H/14")),
+    *(f"deit_i1k:{size}" for size in ("Ti/16", "B/16", "S/16,distilled")),
+    *(f"deit3_i1k:{size}" for size in ("S/16", "L/16", "H/14", "H/14,finetune")),
 ]
 
 
@@ -92,6 +103,8 @@ def test_vit_s16_i1k():
         "name": "supervised",
         "loss": "softmax",
         "label_smoothing": 0.0,
+        "class_weights": (),
+        "threshold": None,
     }
     model = config.model
     assert (model.variant, model.pool, model.position) == ("S/16", "gap", "sincos2d")
@@ -300,3 +313,148 @@ def test_simmim_i1k():
     # ceil(0.6 * 49) squares of 2 x 2 patches; 16 x 16 x 3 pixels each.
     assert (objective.unit, objective.num_masked) == ((2, 2), 120)
     assert objective.num_outputs == 768
+
+
+def imagenet_steps(config):
+    """Total and warmup steps on ImageNet-1k's 1,281,167 training images."""
+    examples = split_size(IMAGENET, config.data.split)
+    return tuple(
+        configs.resolve_duration(
+            section, batch_size=config.train.batch_size, num_examples=examples
+        )
+        for section in (config.train.duration, config.schedule.warmup)
+    )
+
+
+@pytest.mark.parametrize("size", ["Ti/16", "S/16", "B/16"])
+@pytest.mark.parametrize("how", ["", ",distilled"])
+def test_deit_i1k(size, how):
+    """facebookresearch/deit: the defaults of main.py, and arXiv 2012.12877, table 9."""
+    config = load(f"deit_i1k:{size}{how}")
+    model, augment = config.model, config.data.augment
+    assert (model.variant, model.image_size) == (size, (224, 224))
+    assert (model.pool, model.position, model.activation) == (
+        *("cls", "learned_cls", "gelu"),
+    )
+    assert (model.drop_path, model.norm_epsilon, model.num_classes) == (0.1, 1e-6, 1000)
+    assert (model.layer_scale, model.pre_logits, model.head_bias) == (0, 0, 0)
+    assert config.train.batch_size == 1024
+    assert imagenet_steps(config) == (375_342, 6256)
+    assert config.optim.name == "adamw"
+    assert config.optim.learning_rate == 5e-4 * 1024 / 512
+    assert (config.optim.weight_decay, config.optim.eps) == (0.05, 1e-8)
+    assert (config.optim.clip_norm, config.optim.decay_mask) == (0, "kernels")
+    assert config.schedule.name == "cosine"
+    peak = config.optim.learning_rate
+    assert config.schedule.final * peak == pytest.approx(1e-5)
+    assert config.train.ema == 0.99996
+    assert (augment.crop, augment.area, augment.flip) == ("inception", (0.08, 1), True)
+    assert augment.policy == "randaugment" and augment.color_jitter == 0
+    assert (augment.randaugment_layers, augment.randaugment_magnitude) == (2, 9)
+    assert (augment.mixup, augment.cutmix) == (0.8, 1.0)
+    assert (augment.mix_prob, augment.mix_switch, augment.mix_per) == (1, 0.5, "batch")
+    assert (augment.erase, augment.erase_fill) == (0.25, "noise")
+    assert augment.repeats == 4  # three do not divide the batch
+    assert config.data.mean == (0.485, 0.456, 0.406)
+    assert config.data.std == (0.229, 0.224, 0.225)
+    assert config.evals.val.resize == 256  # 224 / 0.875
+    objective = config.objective
+    assert (objective.loss, objective.label_smoothing) == ("softmax", 0.1)
+    assert objective.name == ("distillation" if how else "supervised")
+    assert model.distillation == ("head" if how else "none")
+    if how:
+        assert (objective.match, objective.alpha, objective.temperature) == (
+            *("hard", 0.5, 1.0),
+        )
+        assert objective.token and objective.teacher.variant == "B/16"
+
+
+@pytest.mark.parametrize(
+    ("size", "pixels", "drop_path", "rate"),
+    [
+        ("S/16", 224, 0.05, 4e-3),
+        ("B/16", 192, 0.2, 3e-3),
+        ("L/16", 192, 0.45, 3e-3),
+        ("H/14", 154, 0.6, 3e-3),  # of their 160 pixels 11 patches of 14 cover 154
+    ],
+)
+def test_deit3_i1k(size, pixels, drop_path, rate):
+    """facebookresearch/deit, README_revenge.md: the commands for ImageNet-1k."""
+    config = load(f"deit3_i1k:{size}")
+    model, augment = config.model, config.data.augment
+    assert (model.variant, model.image_size) == (size, (pixels, pixels))
+    assert (model.pool, model.position, model.activation) == ("cls", "learned", "gelu")
+    assert (model.layer_scale, model.drop_path) == (1e-4, drop_path)
+    assert config.train.batch_size == 2048
+    assert imagenet_steps(config) == (500_456, 3128)
+    assert (config.optim.name, config.optim.learning_rate) == ("lamb", rate)
+    assert (config.optim.weight_decay, config.optim.trust_mask) == (0.05, "kernels")
+    # Their loss is the mean over 1,000 classes, ours the sum: 1 and 1e-8 of theirs.
+    assert config.optim.clip_norm == 1000.0
+    assert config.optim.eps == pytest.approx(1e-5)
+    assert config.schedule.name == "cosine"
+    assert config.schedule.final * rate == pytest.approx(1e-5)
+    assert config.train.ema == 0
+    assert (augment.crop, augment.area, augment.flip) == ("inception", (0.08, 1), True)
+    assert (augment.policy, augment.color_jitter) == ("three_augment", 0.3)
+    assert (augment.mixup, augment.cutmix, augment.erase) == (0.8, 1.0, 0.0)
+    objective = config.objective
+    assert (objective.loss, objective.threshold) == ("sigmoid", 0.0)
+    assert objective.label_smoothing == 0.0
+    assert config.evals.val.resize == pixels  # a crop ratio of 1
+
+
+@pytest.mark.parametrize(
+    ("size", "drop_path"), [("B/16", 0.2), ("L/16", 0.45), ("H/14", 0.55)]
+)
+def test_deit3_i1k_at_224_pixels(size, drop_path):
+    """facebookresearch/deit, README_revenge.md: "finetuning for ViT-B, L and H"."""
+    config = load(f"deit3_i1k:{size},finetune")
+    model, augment = config.model, config.data.augment
+    assert (model.variant, model.image_size) == (size, (224, 224))
+    assert (model.layer_scale, model.drop_path) == (1e-4, drop_path)
+    assert config.train.batch_size == 512
+    assert imagenet_steps(config) == (50_046, 12_511)
+    assert (config.optim.name, config.optim.learning_rate) == ("adamw", 1e-5)
+    assert (config.optim.weight_decay, config.optim.clip_norm) == (0.1, 0)
+    assert config.schedule.final == 1.0
+    assert augment.policy == "randaugment" and augment.repeats == 1
+    assert (augment.randaugment_layers, augment.randaugment_magnitude) == (2, 9)
+    assert (augment.mixup, augment.cutmix, augment.erase) == (0.8, 1.0, 0.0)
+    objective = config.objective
+    assert (objective.loss, objective.label_smoothing) == ("softmax", 0.1)
+    assert objective.threshold is None
+
+
+def test_distill_i1k():
+    """big_vision's configs/proj/distill/bit_i1k.py, but for the rate: a ViT's."""
+    config = load("distill_i1k")
+    objective, augment = config.objective, config.data.augment
+    assert (objective.name, objective.match) == ("distillation", "soft")
+    assert (objective.alpha, objective.temperature) == (1.0, 1.0)
+    assert not objective.token and objective.teacher.variant == "B/16"
+    assert config.train.batch_size == 4096
+    assert imagenet_steps(config) == (367_835, 5000)
+    assert config.optim.learning_rate == 1e-3
+    # Theirs is taken off at each step, whatever the rate: 3e-4.
+    decay = config.optim.learning_rate * config.optim.weight_decay
+    assert decay == pytest.approx(3e-4)
+    assert (config.optim.mu_dtype, config.optim.clip_norm) == ("bfloat16", 1.0)
+    assert (config.schedule.name, config.schedule.final) == ("cosine", 0)
+    assert (augment.crop, augment.area, augment.flip) == ("inception", (0.05, 1), True)
+    assert (augment.mixup, augment.cutmix, augment.policy) == (1.0, 0.0, "none")
+    assert config.data.split == "train[:98%]"
+    assert load("distill_i1k:Ti/16").model.variant == "Ti/16"
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("deit_i1k:L/16", r"no recipe for 'L/16'; known: Ti/16\[,distilled\], S/16"),
+        ("deit_i1k:S/16,soft", "no recipe for 'S/16,soft'"),
+        ("deit3_i1k:S/16,finetune", "known: S/16, B/16, L/16, H/14, B/16,finetune"),
+    ],
+)
+def test_recipes_know_their_sizes(spec, message):
+    with pytest.raises(configs.ConfigError, match=message):
+        load(spec)

@@ -16,6 +16,7 @@ from vit_jax.config_check_model import (
     settings_of,
 )
 from vit_jax.config_check_model import unknown as _unknown
+from vit_jax.config_check_objective import check_classifier
 from vit_jax.config_file import ConfigError, nearest, resolve_duration, shipped_base
 from vit_jax.data.facts import split_size
 from vit_jax.evals import EVALUATORS
@@ -34,6 +35,7 @@ def check(config: ConfigDict, *, facts: Any, num_devices: int) -> list[str]:
         *_numbers(config),
         *check_model(config.model),
         *_objective(config.objective, config.model),
+        *check_classifier(config, facts),
         *_optim(config.optim),
         *_mesh_and_batch(config, num_devices),
         *check_augmentation(config),

@@ -39,6 +39,9 @@ SAFE_TO_CHANGE = (
     "data.cache_mb",
     "data.bad",  # up to where a run stopped, nothing was replaced
     "data.max_bad",
+    "objective.teacher.path",  # a digest says whether it is the same one
+    "objective.teacher.logits",
+    "objective.teacher.variant",
     "model.remat",
     "model.unroll",
     "model.attention",

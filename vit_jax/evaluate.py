@@ -44,7 +44,7 @@ def evaluate(
     )
     try:
         number = checkpoints.find(step)
-        parts = setup.build_parts(config, steps)
+        parts = setup.build_parts(config, steps, trains=False)
         with jax.set_mesh(parts.mesh):
             state, _ = checkpoints.restore(number, parts.state_shapes)
             evaluations = Evaluations(config, parts, steps)

@@ -138,8 +138,9 @@ def open_run(
     here = {name: v for row in rows if row["step"] == start for name, v in row.items()}
     before = start * config.train.batch_size
     bad_examples = BadExampleLog(folder, jax.process_index(), before=before)
-    loader = setup.build_loader(config, parts.mesh) if start < steps.total else None
-    if loader is not None:
+    loader = None
+    if start < steps.total:
+        loader = setup.build_loader(config, parts.mesh, parts.teacher)
         stack.callback(loader.close)
         loader.know_bad(bad_examples.training)
     evaluations = Evaluations(

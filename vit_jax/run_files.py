@@ -19,6 +19,7 @@ def save_config(
     workdir: epath.Path,
     facts: DatasetFacts,
     *,
+    loaded: Mapping[str, Mapping[str, str]] | None = None,
     allow_change: bool = False,
     say: Callable[[str], object] = print,
     write: bool = True,
@@ -33,6 +34,8 @@ def save_config(
       config: the resolved config.
       workdir: of the run.
       facts: of the data set; another one under the same name is another run.
+      loaded: what is read at every start beside the state, such as a teacher: its
+        ``digest``, which must stay, and where it is ``from``, which may change.
       allow_change: takes over any change.
       say: prints a line.
       write: False only checks (processes other than the first).
@@ -42,10 +45,13 @@ def save_config(
     """
     path = workdir / "config.json"
     new = snapshot(config) | {"data": facts.identity()}
+    if loaded:
+        new["loaded"] = dict(loaded)
     if path.exists():
         old = read_config(path)
         changed = diff(old.get("data", new["data"]), new["data"])
         changed = [f"the data set itself: {line}" for line in changed]
+        changed += _exchanged(old.get("loaded", {}), loaded or {})
         unsafe = unsafe_changes(old["config"], new["config"]) + changed
         if unsafe and not allow_change:
             raise ConfigError(
@@ -65,6 +71,18 @@ def save_config(
             names = "\n".join(facts.class_names)
             (workdir / "classes.txt").write_text(f"{names}\n")
         storage.write_text(path, json.dumps(new, indent=2))
+
+
+def _exchanged(
+    before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]
+) -> list[str]:
+    """A line for each thing that is read at every start and is another one now."""
+    return [
+        f"the {name} itself: {before[name]['digest']} ({before[name]['from']}) -> "
+        f"{now[name]['digest']} ({now[name]['from']})"
+        for name in now
+        if name in before and before[name]["digest"] != now[name]["digest"]
+    ]
 
 
 def read_config(path: epath.Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from vit_jax import evals, objectives, optim, sharding, train_state
+from vit_jax import evals, objectives, optim, sharding, teachers, train_state
 from vit_jax.config import ConfigError, check, resolve_duration
 from vit_jax.config_check_model import check_attention
 from vit_jax.data import augment, mixing, sources
@@ -25,6 +25,11 @@ from vit_jax.evals.base import Evaluator
 from vit_jax.models import vit
 from vit_jax.models.attention_choice import Hardware
 from vit_jax.objectives.base import split
+from vit_jax.objectives.labels import (
+    class_weight_problems,
+    file_of,
+    read_class_weights,
+)
 from vit_jax.train_state import TrainState
 from vit_jax.train_step import TrainStep, build_train_step
 
@@ -58,6 +63,8 @@ class Parts:
     schedule: Any
     step_key: Any
     flops_per_image: int
+    teacher: teachers.Source | None = None
+    loaded: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
 
 
 def describe_data(config: ConfigDict) -> DatasetFacts:
@@ -84,11 +91,23 @@ def describe_data(config: ConfigDict) -> DatasetFacts:
 
 
 def resolve(config: ConfigDict, facts: DatasetFacts) -> ConfigDict:
-    """A copy with what the data set decides filled in: the number of classes."""
+    """A copy with what others decide filled in: number of classes, class weights.
+
+    Raises:
+      ConfigError: the file of class weights cannot be read, or does not fit.
+    """
     config = config.copy_and_resolve_references()
     if config.model.num_classes is None:
         has_logits = objectives.OBJECTIVES[config.objective.name].has_logits
         config.model.num_classes = facts.num_classes if has_logits else 0
+    if file := file_of(config.objective.get("class_weights", ())):
+        try:
+            weights = read_class_weights(file)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        if problems := class_weight_problems(weights, config.model.num_classes):
+            raise ConfigError([f"{file}: {problem}" for problem in problems])
+        config.objective.class_weights = weights
     return config.lock()
 
 
@@ -118,6 +137,7 @@ def build_parts(
     devices: Sequence[Any] | None = None,
     mesh: sharding.AnyMesh | None = None,
     place: bool = True,
+    trains: bool = True,
 ) -> Parts:
     """Shapes, then shardings, then functions that will run on the mesh.
 
@@ -128,16 +148,27 @@ def build_parts(
       mesh: one that is there, in place of that of ``config.mesh``.
       place: False puts nothing on the devices, which may be no more than a
         description: ``frozen`` and ``step_key`` are shapes then.
+      trains: False leaves out what only the loss needs, such as a teacher.
+
+    Raises:
+      ConfigError, DataError, WeightsError: there is no such teacher, or it cannot
+        teach.
     """
     mesh = mesh or sharding.build_mesh(**config.mesh, devices=devices)
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
     settings = {name: value for name, value in config.model.items()}
     del settings["init_from"]  # a matter of the state, not of the model
+    source = teachers.find(config, planned=not place) if trains else None
+    if source is not None and place:
+        source.check_covers(lambda: len(open_source(config, config.data.split)))
 
     def make_objective(key: jax.Array) -> Any:
         encoder = vit.build(**settings, key=key)
+        section = dict(config.objective)
+        if source is not None:
+            section["teacher"] = source.build(key)
         return objectives.build(
-            dict(config.objective),
+            section,
             encoder=encoder,
             key=jax.random.fold_in(key, _OBJECTIVE),
             mean=config.data.mean,
@@ -160,10 +191,15 @@ def build_parts(
     shardings = state_shardings(shapes, mesh)
     _, frozen_shapes = jax.eval_shape(init_params, init_key)
     frozen_shardings = sharding.param_shardings(frozen_shapes, mesh)
+    loaded = {}
     if place:
-        frozen = jax.jit(
-            lambda key: init_params(key)[1], out_shardings=frozen_shardings
-        )(init_key)
+        frozen, loaded = _frozen(
+            source,
+            lambda key: init_params(key)[1],
+            init_key,
+            frozen_shapes,
+            frozen_shardings,
+        )
         # By a program: a process can put nothing on devices of another.
         step_key = jax.jit(lambda key: key, out_shardings=sharding.replicated(mesh))(
             step_key
@@ -192,7 +228,31 @@ def build_parts(
         schedule=schedule,
         step_key=step_key,
         flops_per_image=objective.train_flops(),
+        teacher=source,
+        loaded=loaded,
     )
+
+
+def _frozen(
+    source: teachers.Source | None,
+    init: Callable[[jax.Array], dict[str, Any]],
+    key: jax.Array,
+    shapes: Mapping[str, Any],
+    shardings: Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[str, Mapping[str, str]]]:
+    """The frozen parameters in their shards, and what was loaded beside the state."""
+    name = "teacher"
+    made = [part for part in shapes if source is None or part != name]
+    frozen = jax.jit(
+        lambda key: {part: init(key)[part] for part in made},
+        out_shardings={part: shardings[part] for part in made},
+    )(key)
+    if source is None:
+        return frozen, {}
+    taught = source.load(shapes[name], shardings[name]) if name in shapes else {}
+    if taught:
+        frozen[name] = taught
+    return frozen, {name: source.identity(taught)}
 
 
 def build_optimizer(
@@ -283,8 +343,12 @@ def image_size(config: ConfigDict) -> tuple[int, int]:
     return (size[0], size[-1])
 
 
-def build_loader(config: ConfigDict, mesh: jax.sharding.Mesh) -> Loader:
-    """The training split, augmented on the host."""
+def build_loader(
+    config: ConfigDict,
+    mesh: jax.sharding.Mesh,
+    source: teachers.Source | None = None,
+) -> Loader:
+    """The training split, augmented on the host, with what a teacher adds to it."""
     section = config.data.augment
     transform = Deferred(
         augment.train_transform,
@@ -308,6 +372,7 @@ def build_loader(config: ConfigDict, mesh: jax.sharding.Mesh) -> Loader:
         sharding=sharding.batch_sharding(mesh),
         batch_size=config.train.batch_size,
         seed=config.seed,
+        columns=None if source is None else source.columns,
         threads=config.data.threads,
         workers=config.data.workers,
         repeats=section.repeats,

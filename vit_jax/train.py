@@ -89,6 +89,7 @@ def train(
             config,
             folder,
             facts,
+            loaded=parts.loaded,
             allow_change=allow_config_change,
             say=say,
             write=first,

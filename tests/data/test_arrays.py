@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.data import images
-from vit_jax.data import arrays
+from vit_jax.data import arrays, mixture
 from vit_jax.data.arrays import ArraySource, NamedArraySource
 from vit_jax.data.errors import DataError
 
@@ -81,6 +81,17 @@ def test_digits_are_those_of_the_builder(digits_dir):
             assert ours[index]["label"] == theirs[index]["label"]
 
 
+SEVERAL = np.array([[0, 3], [2, -1], [-1, -1], [1, 0], [3, -1], [0, -1], [2, 1]])
+
+
+def test_several_labels_an_image():
+    source = arrays.ArraySource(IMAGES, SEVERAL)
+    assert (source.num_classes, source.label_shape) == (4, (2,))
+    np.testing.assert_array_equal(source[1]["label"], [2, -1])
+    with pytest.raises(DataError, match="has several labels; in a mix an image has"):
+        mixture.Relabelled(source, 0)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -90,6 +101,7 @@ def test_digits_are_those_of_the_builder(digits_dir):
         (dict(image=IMAGES, label=LABELS + 0.5), "labels are float64 [7]"),
         (dict(image=IMAGES, label=np.eye(7, 3, dtype=int)), "labels are int64 [7, 3]"),
         (dict(image=IMAGES, label=LABELS - 1), "label of record 0 is -1"),
+        (dict(image=IMAGES, label=SEVERAL - 1), "label of record 1 is -2"),
         (
             dict(image=IMAGES, label=LABELS, class_names=np.array(["a", "b"])),
             "must be in 0..1",

@@ -3,7 +3,9 @@
 An .npz holds ``train_image`` and ``train_label``, ``test_image`` and ``test_label``,
 and so on for any split, or just ``image`` and ``label``, which are split ``train``;
 ``class_names`` may be beside them. Images are uint8 ``[N, H, W, C]`` or ``[N, H, W]``,
-labels integers ``[N]``. Nothing is imported but numpy (and scikit-learn for digits).
+labels integers ``[N]``, or ``[N, M]`` where an image has up to M of them, padded with
+-1; one -1 at least must be there, to tell them from one-hot rows. Nothing is imported
+but numpy (and scikit-learn for digits).
 """
 
 import contextlib
@@ -24,7 +26,7 @@ from vit_jax.data.retry import check_reachable
 TEST_EVERY = 5  # of digits: the examples 0, 5, 10, ... are held out
 ALLOWED = (
     "it needs SPLIT_image and SPLIT_label (or image and label), uint8 [N, H, W, C] or "
-    "[N, H, W] and integers [N]"
+    "[N, H, W] and integers [N], or [N, M] padded with -1"
 )
 
 Arrays = tuple[np.ndarray, np.ndarray]  # images, labels
@@ -53,7 +55,7 @@ class ArraySource:
 
     Args:
       image: uint8 ``[N, H, W, C]`` or ``[N, H, W]``.
-      label: integers ``[N]``.
+      label: integers ``[N]``, or ``[N, M]`` padded with -1.
       num_classes: unset, one more than the largest label.
       class_names: of the classes, if known.
       name: for messages.
@@ -78,6 +80,7 @@ class ArraySource:
         self.name = name
         self._image = image[..., None] if image.ndim == 3 else image
         self._label = label
+        self.label_shape = label.shape[1:]
 
     def __len__(self) -> int:
         return len(self._label)
@@ -87,10 +90,14 @@ class ArraySource:
         return f"{self.name}, record {index}"
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """``{"image": uint8 [H, W, C], "label": int}``."""
+        """``{"image": uint8 [H, W, C], "label": int or int [M]}``."""
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is outside 0..{len(self) - 1}")
-        return {"image": self._image[index], "label": int(self._label[index])}
+        label = self._label[index]
+        return {
+            "image": self._image[index],
+            "label": label if label.ndim else int(label),
+        }
 
 
 class NamedArraySource(ArraySource):
@@ -146,7 +153,8 @@ def check_arrays(
         raise DataError(f"{name}: images are {dtype} {list(shape)}; {ALLOWED}")
     if 0 in shape[1:]:
         raise DataError(f"{name}: images of shape {list(shape)} have no pixels")
-    if label.dtype.kind not in "iu" or label.ndim != 1:
+    several = label.ndim == 2 and label.dtype.kind == "i" and bool((label == -1).any())
+    if label.dtype.kind not in "iu" or (label.ndim != 1 and not several):
         raise DataError(
             f"{name}: labels are {label.dtype} {list(label.shape)}; {ALLOWED}"
         )
@@ -154,13 +162,15 @@ def check_arrays(
         raise DataError(
             f"{name}: {shape[0]} images with {len(label)} labels; {ALLOWED}"
         )
-    low, high = int(label.min()), int(label.max())
-    if low < 0 or (num_classes is not None and high >= num_classes):
-        bad = low if low < 0 else high
-        record = int(np.flatnonzero(label == bad)[0])
+    low, high = int(label.min(initial=0)), int(label.max(initial=-1))
+    lowest = -1 if several else 0
+    if low < lowest or (num_classes is not None and high >= num_classes):
+        bad = low if low < lowest else high
+        record = int(np.nonzero(label == bad)[0][0])
         raise DataError(
             f"{name}: the label of record {record} is {bad}; labels must be "
             f"{'0 or more' if num_classes is None else f'in 0..{num_classes - 1}'}"
+            f"{', or -1 for none' if several else ''}"
         )
 
 

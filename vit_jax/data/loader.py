@@ -3,7 +3,7 @@
 import functools
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -18,11 +18,13 @@ from vit_jax.data.order import (
     replacement_rng,
     step_positions,
 )
-from vit_jax.data.rows import BadExample, Row, RowLoader, Transform
+from vit_jax.data.rows import BadExample, Label, Row, RowLoader, Transform
 from vit_jax.data.threads import Threads
 from vit_jax.data.workers import Workers
 
 _TRIES = 100  # others in the place of one damaged example
+
+Columns = Mapping[str, Callable[[np.ndarray], np.ndarray]]
 
 
 @runtime_checkable
@@ -90,6 +92,8 @@ class Loader:
         (seed, position), takes its place ("skip"); in evaluation "skip" masks it out.
       max_bad: more damaged examples than these are an error all the same.
       batches: alive at a time; their memory is used again.
+      columns: further columns of a training batch, from the ids of its rows (int64, of
+        the examples that are really in it): ``{"id": lambda ids: ids}``.
     """
 
     def __init__(
@@ -106,13 +110,17 @@ class Loader:
         bad: str = "stop",
         max_bad: int = 100,
         batches: int = 5,
+        columns: Columns | None = None,
     ):
         if bad not in ("stop", "skip"):
             raise ValueError(f"bad must be 'stop' or 'skip', got {bad!r} (data.bad)")
         draws_per_step(batch_size, repeats)
         self.source, self.sharding = source, sharding
+        # Of one label: () for a class, (M,) where an example has several.
+        self._label_shape = getattr(source, "label_shape", ())
         self.batch_size, self.seed, self.repeats = batch_size, seed, repeats
         self.streams = isinstance(source, StreamSource)
+        self._columns = dict(columns or {})
         if self.streams and bad == "skip":
             raise DataError(
                 "data.bad 'skip' needs random access, which a stream has not; "
@@ -155,6 +163,8 @@ class Loader:
     ) -> dict[str, jax.Array]:
         """Global ``image`` uint8 ``[B, H, W, C]`` and ``label`` int32 ``[B]``.
 
+        Of a source whose examples have several labels, ``label`` is ``[B, M]``.
+
         Args:
           ids: of the examples, one a row.
           first_position: of the first row in the run.
@@ -165,8 +175,9 @@ class Loader:
           BadExampleError: an example is damaged, and ``bad`` is "stop".
           DataError: more than ``max_bad`` are, or storage fails.
         """
-        pixels, labels, _ = self._load(ids, first_position, examples, stopped)
-        return self._place(image=pixels, label=labels)
+        pixels, labels, rows, _ = self._load(ids, first_position, examples, stopped)
+        more = {name: column(rows) for name, column in self._columns.items()}
+        return self._place(image=pixels, label=labels, **more)
 
     def masked_batch(
         self,
@@ -181,7 +192,7 @@ class Loader:
         In an evaluation another example would count twice; a damaged one counts not at
         all.
         """
-        pixels, labels, good = self._load(ids, 0, examples, stopped, replace=False)
+        pixels, labels, _, good = self._load(ids, 0, examples, stopped, replace=False)
         here = np.concatenate([real[slice(*rows)] for rows in self._ranges])
         return self._place(image=pixels, label=labels, mask=here & good)
 
@@ -192,8 +203,8 @@ class Loader:
         examples: Sequence[dict[str, Any]] | None,
         stopped: threading.Event | None,
         replace: bool = True,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pixels, labels and whether they are good, of the rows of this process."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Pixels, labels, ids and whether they are good, of this process's rows."""
         rows = [
             Row(
                 int(ids[row]),
@@ -205,7 +216,8 @@ class Loader:
         ]
         with self._loading:
             out, labels, bad = self._pool.load(rows, stopped or threading.Event())
-        labels = np.asarray(labels, np.int32)
+        labels = self._stacked(labels)
+        found_ids = np.array([row.id for row in rows], np.int64)
         good = np.ones(len(rows), bool)
         for number, found in enumerate(bad):
             if found is None:
@@ -213,14 +225,25 @@ class Loader:
             self._note(found)
             good[number] = replace
             if replace or out is None:
-                pixels, labels[number] = self._replacement(rows[number])
+                pixels, labels[number], found_ids[number] = self._replacement(
+                    rows[number]
+                )
                 if out is None:  # only now is it known how large an image is
                     out = np.zeros((len(rows), *pixels.shape), np.uint8)
                 out[number] = pixels
             else:
                 out[number] = 0  # not what the memory held before
         assert out is not None  # there is a row, good or replaced
-        return out, labels, good
+        return out, labels, found_ids, good
+
+    def _stacked(self, labels: Sequence[Label]) -> np.ndarray:
+        """Labels as one array; those of damaged examples are zero."""
+        if not self._label_shape:
+            return np.asarray(labels, np.int32)
+        stacked = np.zeros((len(labels), *self._label_shape), np.int32)
+        for number, label in enumerate(labels):
+            stacked[number] = label
+        return stacked
 
     def _note(self, found: BadExample) -> None:
         """Counts a damaged example, once in a run.
@@ -246,15 +269,15 @@ class Loader:
                 f"(data.max_bad, which a resumed run may raise); the last: {found}"
             )
 
-    def _replacement(self, row: Row) -> tuple[np.ndarray, int]:
-        """Pixels and label of what takes the place of a damaged example."""
+    def _replacement(self, row: Row) -> tuple[np.ndarray, Label, int]:
+        """Pixels, label and id of what takes the place of a damaged example."""
         rng = replacement_rng(self.seed, row.position)
         for _ in range(_TRIES):
             drawn = rng.integers(len(self.source), size=1)
             id = int(self.ids_at(drawn, shuffle=False)[0])
             pixels, label, bad = self._rows.row(Row(id, row.position))
             if pixels is not None:
-                return pixels, label
+                return pixels, label, id
             if bad is not None:
                 self._note(bad)
         raise DataError(

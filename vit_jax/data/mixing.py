@@ -42,9 +42,13 @@ def flip(
     return jnp.where(mirrored, images[..., ::-1, :], images)
 
 
-def one_hot(labels: Int[Array, "B"], num_classes: int) -> Float[Array, "B K"]:
-    """Class numbers to float32 rows; a label of -1 gives a row of zeros."""
-    return jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
+def one_hot(labels: Int[Array, "B *M"], num_classes: int) -> Float[Array, "B K"]:
+    """Class numbers to float32 rows; -1 is no label and gives a row of zeros.
+
+    With several labels a row, ``[B, M]`` padded with -1, each of them is 1.
+    """
+    rows = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
+    return rows if labels.ndim == 1 else rows.max(axis=1)
 
 
 def mix(
@@ -177,9 +181,9 @@ def build_prepare(
 ) -> PrepareBatch:
     """Returns ``prepare(batch, key)`` for the train step.
 
-    It takes ``{"image": uint8 [B, *V, H, W, C], "label": int [B]}`` to
+    It takes ``{"image": uint8 [B, *V, H, W, C], "label": int [B] or [B, M]}`` to
     ``{"images": float [B, *V, H, W, C], "labels": float [B, K]}``: normalise, flip,
-    erase, mix.
+    erase, mix. Other columns stay as they are.
 
     Raises:
       ValueError: ``mix_per`` or ``erase_fill`` is unknown.
@@ -215,6 +219,7 @@ def build_prepare(
             )
         else:
             labels = encode(labels)
-        return {"images": images, "labels": labels}
+        others = {name: batch[name] for name in batch.keys() - {"image", "label"}}
+        return {"images": images, "labels": labels} | others
 
     return prepare

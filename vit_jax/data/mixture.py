@@ -151,6 +151,11 @@ class Relabelled:
     """A part on its own, with its labels as they are in the mixture."""
 
     def __init__(self, source: Any, offset: int):
+        if getattr(source, "label_shape", ()):
+            raise DataError(
+                f"data.mix: {source.where(0)} has several labels; in a mix an image "
+                "has one"
+            )
         self.source, self._offset = source, offset
 
     def __len__(self) -> int:

@@ -262,13 +262,21 @@ class ViT(nnx.Module):
         features = features.astype(jnp.float32)
         return features if self.head is None else self.head(features)
 
-    def logits(self, tokens: Float[Array, "B N D"]) -> Float[Array, "B K"]:
-        """Encoded tokens to logits; the mean of both heads if there are two."""
+    def heads(self, tokens: Float[Array, "B N D"]) -> tuple[Float[Array, "B K"], ...]:
+        """Encoded tokens to the logits of each head, the distillation token's last."""
         logits = self.classify(self.pool(tokens))
         if self.head_distillation is None:
-            return logits
+            return (logits,)
         token = tokens[:, 1].astype(jnp.float32)  # behind CLS
-        return (logits + self.head_distillation(token)) / 2.0
+        return logits, self.head_distillation(token)
+
+    def average(self, heads: tuple[Float[Array, "B K"], ...]) -> Float[Array, "B K"]:
+        """What the model answers: the mean of its heads' logits."""
+        return heads[0] if len(heads) == 1 else (heads[0] + heads[1]) / 2.0
+
+    def logits(self, tokens: Float[Array, "B N D"]) -> Float[Array, "B K"]:
+        """Encoded tokens to logits; the mean of both heads if there are two."""
+        return self.average(self.heads(tokens))
 
     def tokens(
         self,
@@ -308,16 +316,26 @@ class ViT(nnx.Module):
     def __call__(
         self, images: Float[Array, "B H W C"], *, key: Key[Array, ""] | None = None
     ) -> Float[Array, "B K"]:
-        """Normalised NHWC images to logits; without a key, deterministic.
+        """Normalised NHWC images to logits; without a key, deterministic."""
+        return self.apply(images, self.logits, key=key)
+
+    def apply(
+        self,
+        images: Float[Array, "B H W C"],
+        head: Callable[[jax.Array], Any],
+        *,
+        key: Key[Array, ""] | None = None,
+    ) -> Any:
+        """What ``head``, such as `logits`, makes of the encoded tokens of images.
 
         With ``patch_sizes`` and a key, a patch size is drawn for the whole batch.
         """
         sides = self.settings.patch_sizes
         if not sides or key is None:
-            return self.logits(self.tokens(images, key=key))
+            return head(self.tokens(images, key=key))
 
-        def run(images: jax.Array, *, side: int) -> jax.Array:
-            return self.logits(self.tokens(images, patch_size=(side, side), key=key))
+        def run(images: jax.Array, *, side: int) -> Any:
+            return head(self.tokens(images, patch_size=(side, side), key=key))
 
         draw_key = jax.random.fold_in(key, PATCH_SIZE)
         drawn = jax.random.randint(draw_key, (), 0, len(sides))

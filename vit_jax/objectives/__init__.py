@@ -7,12 +7,14 @@ from typing import Any
 from vit_jax.models.vit import ViT
 from vit_jax.objectives.autoregressive import Autoregressive
 from vit_jax.objectives.base import Objective
+from vit_jax.objectives.distillation import Distillation
 from vit_jax.objectives.mae import MAE
 from vit_jax.objectives.masked_patch import MaskedPatch
 from vit_jax.objectives.supervised import Supervised
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "supervised": Supervised,
+    "distillation": Distillation,
     "mae": MAE,
     "masked_patch": MaskedPatch,
     "autoregressive": Autoregressive,

@@ -17,10 +17,11 @@ class Objective(nnx.Module):
     """An encoder with whatever else is trained, and the loss over them.
 
     A subclass names its untrained parts in ``frozen``: top-level attributes that stay
-    out of the gradient and the optimizer. Without ``has_logits`` it trains no head:
-    the model has no classes then, and no evaluator may ask for logits. ``mask`` is the
-    kind of attention mask it trains with (models/attention_choice.py): not every kernel
-    takes every one.
+    out of the gradient and the optimizer. One without parameters may be among them.
+
+    Without ``has_logits`` it trains no head: the model has no classes then, and no
+    evaluator may ask for logits. ``mask`` is the kind of attention mask it trains with
+    (models/attention_choice.py): not every kernel takes every one.
     """
 
     frozen: ClassVar[tuple[str, ...]] = ()
@@ -60,7 +61,7 @@ def split(objective: Objective) -> tuple[nnx.GraphDef, Params, Params]:
     """
     graphdef, state = nnx.split(objective)
     params = nnx.to_pure_dict(state)
-    frozen = {name: params.pop(name) for name in objective.frozen}
+    frozen = {name: params.pop(name) for name in objective.frozen if name in params}
     return graphdef, params, frozen
 
 

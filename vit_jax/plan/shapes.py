@@ -55,7 +55,7 @@ class Memory:
     """GiB a device of a train step.
 
     Args:
-      params, opt_state, ema: by their shardings.
+      params, opt_state, ema: by their shardings; a teacher is among params.
       batch: what the loader hands over.
       gradients: laid out as the parameters.
       copies: of parameters, in the type that is computed in.
@@ -236,7 +236,7 @@ def memory(program: Program, config: Any, devices: int) -> Memory:
     peak = max(waiting + backward, waiting + between, before)
     held = gradients + copies + kept.stacked
     return Memory(
-        params=params / GIB,
+        params=(params + _frozen_bytes(program, axes)) / GIB,
         opt_state=device_bytes(state.opt_state, chip) / GIB,
         ema=device_bytes(state.ema, chip) / GIB,
         batch=sum(
@@ -250,6 +250,15 @@ def memory(program: Program, config: Any, devices: int) -> Memory:
         working=(peak - held) / GIB,
         program=PROGRAM / 1024,
     )
+
+
+def _frozen_bytes(program: Program, axes: Mapping[str, int]) -> int:
+    """Bytes a device of what is not trained, such as a teacher."""
+    from vit_jax import setup
+
+    frozen = program.parts("none").frozen
+    places = sharding.param_shardings(frozen, make_mesh(axes, program.chip))
+    return device_bytes(setup.with_shardings(frozen, places), program.chip)
 
 
 def _ends(params: Any, config: Any) -> int:
