@@ -16,7 +16,15 @@ command line: `--config.optim.learning_rate=3e-4`.
 from ml_collections import ConfigDict, config_dict
 
 from configs.durations import duration
-from configs.evaluators import classification
+from configs.evaluators import (
+    classification,
+    fewshot,
+    knn,
+    linear_probe,
+    reconstruction,
+    robustness,
+    robustness_sets,
+)
 from configs.objectives import supervised
 from configs.optimizers import adafactor, adamw, lamb, lars, lion, muon, sgd
 
@@ -25,11 +33,17 @@ __all__ = [
     "adamw",
     "classification",
     "duration",
+    "fewshot",
     "get_config",
+    "knn",
     "lamb",
     "lars",
+    "linear_probe",
     "lion",
     "muon",
+    "reconstruction",
+    "robustness",
+    "robustness_sets",
     "sgd",
     "supervised",
 ]

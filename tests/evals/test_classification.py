@@ -8,7 +8,7 @@ import pytest
 
 from tests import training
 from tests.models import tiny
-from vit_jax import evals, setup
+from vit_jax import evals, setup, setup_evals
 from vit_jax.data import augment
 from vit_jax.objectives.base import merge
 
@@ -47,7 +47,7 @@ def test_results_are_exact(batch_size, devices):
     assert examples % batch_size
     parts, params = parts_and_params(devices)
     config = training.tiny_config(f"evals.val.batch_size={batch_size}")
-    evaluator = setup.build_evaluator(config, "val", parts=parts)
+    evaluator = setup_evals.build_evaluator(config, "val", parts=parts)
     assert isinstance(evaluator, evals.Evaluator)
     with jax.set_mesh(parts.mesh):
         result = evaluator.run(params, parts.frozen)
@@ -62,6 +62,6 @@ def test_results_are_exact(batch_size, devices):
 
 def test_the_batch_size_is_that_of_training_unless_given():
     parts, _ = parts_and_params(1)
-    evaluator = setup.build_evaluator(training.tiny_config(), "val", parts=parts)
+    evaluator = setup_evals.build_evaluator(training.tiny_config(), "val", parts=parts)
     assert evaluator.loader.batch_size == 16
     evaluator.close()

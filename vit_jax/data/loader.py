@@ -18,7 +18,7 @@ from vit_jax.data.order import (
     replacement_rng,
     step_positions,
 )
-from vit_jax.data.rows import BadExample, Row, RowLoader, Transform
+from vit_jax.data.rows import BadExample, Label, Row, RowLoader, Transform
 from vit_jax.data.threads import Threads
 from vit_jax.data.workers import Workers
 
@@ -111,6 +111,8 @@ class Loader:
             raise ValueError(f"bad must be 'stop' or 'skip', got {bad!r} (data.bad)")
         draws_per_step(batch_size, repeats)
         self.source, self.sharding = source, sharding
+        # Of one label: () for a class, (K,) where an example has several.
+        self._label_shape = getattr(source, "label_shape", ())
         self.batch_size, self.seed, self.repeats = batch_size, seed, repeats
         self.streams = isinstance(source, StreamSource)
         if self.streams and bad == "skip":
@@ -173,6 +175,7 @@ class Loader:
         ids: Sequence[int] | np.ndarray,
         real: np.ndarray,
         *,
+        first_position: int = 0,
         examples: Sequence[dict[str, Any]] | None = None,
         stopped: threading.Event | None = None,
     ) -> dict[str, jax.Array]:
@@ -181,7 +184,9 @@ class Loader:
         In an evaluation another example would count twice; a damaged one counts not at
         all.
         """
-        pixels, labels, good = self._load(ids, 0, examples, stopped, replace=False)
+        pixels, labels, good = self._load(
+            ids, first_position, examples, stopped, replace=False
+        )
         here = np.concatenate([real[slice(*rows)] for rows in self._ranges])
         return self._place(image=pixels, label=labels, mask=here & good)
 
@@ -205,7 +210,7 @@ class Loader:
         ]
         with self._loading:
             out, labels, bad = self._pool.load(rows, stopped or threading.Event())
-        labels = np.asarray(labels, np.int32)
+        labels = self._stacked(labels)
         good = np.ones(len(rows), bool)
         for number, found in enumerate(bad):
             if found is None:
@@ -221,6 +226,15 @@ class Loader:
                 out[number] = 0  # not what the memory held before
         assert out is not None  # there is a row, good or replaced
         return out, labels, good
+
+    def _stacked(self, labels: Sequence[Label]) -> np.ndarray:
+        """Labels as one array; those of damaged examples are zero."""
+        if not self._label_shape:
+            return np.asarray(labels, np.int32)
+        stacked = np.zeros((len(labels), *self._label_shape), np.int32)
+        for row, label in zip(stacked, labels, strict=True):
+            row[...] = label
+        return stacked
 
     def _note(self, found: BadExample) -> None:
         """Counts a damaged example, once in a run.
@@ -246,7 +260,7 @@ class Loader:
                 f"(data.max_bad, which a resumed run may raise); the last: {found}"
             )
 
-    def _replacement(self, row: Row) -> tuple[np.ndarray, int]:
+    def _replacement(self, row: Row) -> tuple[np.ndarray, Label]:
         """Pixels and label of what takes the place of a damaged example."""
         rng = replacement_rng(self.seed, row.position)
         for _ in range(_TRIES):

@@ -15,6 +15,7 @@ from vit_jax.data.order import row_rng
 from vit_jax.data.retry import patiently
 
 Transform = Callable[[Any, np.random.Generator], np.ndarray]
+Label = int | np.ndarray  # a class, or a row of 0 and 1: several
 
 
 class Row(NamedTuple):
@@ -40,7 +41,7 @@ class BadExample(NamedTuple):
 class Chunk(NamedTuple):
     """What became of some rows: labels, the damaged, and pixels if not written."""
 
-    labels: list[int]
+    labels: list[Label]
     bad: list[BadExample | None]
     pixels: list[np.ndarray | None]
 
@@ -106,7 +107,7 @@ class RowLoader:
             done.pixels.append(pixels)
         return done
 
-    def row(self, row: Row) -> tuple[np.ndarray | None, int, BadExample | None]:
+    def row(self, row: Row) -> tuple[np.ndarray | None, Label, BadExample | None]:
         """Pixels and label, or what is wrong with the example."""
         return self._decode(row, *self._try(row))
 
@@ -123,12 +124,12 @@ class RowLoader:
 
     def _decode(
         self, row: Row, example: Any, rng: np.random.Generator
-    ) -> tuple[np.ndarray | None, int, BadExample | None]:
+    ) -> tuple[np.ndarray | None, Label, BadExample | None]:
         try:
             if isinstance(example, BadExampleError):
                 raise example
             pixels = self._transform(row.id, example["image"], rng)
-            return pixels, int(example["label"]), None
+            return pixels, _label(example["label"]), None
         except BadExampleError as error:
             where = self.where(row.id)
             reason = str(error).removeprefix(where).removeprefix(": ")
@@ -172,6 +173,10 @@ class RowLoader:
     def _read(self, id: int) -> dict[str, Any]:
         """The example; what storage does wrong is not taken for the example's fault."""
         return patiently(lambda: self.source[id], lambda: self.where(id))
+
+
+def _label(label: Any) -> Label:
+    return label if isinstance(label, np.ndarray) and label.ndim else int(label)
 
 
 def store(out: np.ndarray, number: int, pixels: np.ndarray) -> None:
