@@ -1,6 +1,5 @@
 """Everything wrong with a config's `evals`, and with `checkpoint.best`."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -47,7 +46,7 @@ def _section(name: str, section: ConfigDict, base: Any) -> list[str]:
     return problems
 
 
-def _needs(name: str, section: ConfigDict, config: ConfigDict) -> Iterator[str] | list:
+def _needs(name: str, section: ConfigDict, config: ConfigDict) -> list[str]:
     """What the objective or the model lacks for an entry."""
     evaluator = EVALUATORS[section.name]
     chosen = str(config.objective.get("name"))
@@ -74,6 +73,10 @@ def _needs(name: str, section: ConfigDict, config: ConfigDict) -> Iterator[str] 
     return problems
 
 
+def _results(section: ConfigDict) -> tuple[str, ...]:
+    return EVALUATORS[section.name].results(section.to_dict())
+
+
 def _best(config: ConfigDict, names: list[str]) -> list[str]:
     """Whether `checkpoint.best` is a result of one of the evaluations."""
     best = config.checkpoint.best
@@ -84,7 +87,7 @@ def _best(config: ConfigDict, names: list[str]) -> list[str]:
         f"{name}{suffix}/{result}"
         for name in names
         for suffix in suffixes
-        for result in EVALUATORS[config.evals[name].name].results(config.evals[name])
+        for result in _results(config.evals[name])
     ]
     if not best or best in metrics:
         return []

@@ -14,7 +14,7 @@ import numpy as np
 
 from vit_jax.data.memory import Reusable
 from vit_jax.data.prefetch import Stopped
-from vit_jax.data.rows import BadExample, Chunk, Row, RowLoader, split, store
+from vit_jax.data.rows import BadExample, Chunk, Label, Row, RowLoader, split, store
 
 
 class Threads:
@@ -48,7 +48,7 @@ class Threads:
 
     def load(
         self, rows: Sequence[Row], stopped: threading.Event
-    ) -> tuple[np.ndarray | None, list[int], list[BadExample | None]]:
+    ) -> tuple[np.ndarray | None, list[Label], list[BadExample | None]]:
         """Pixels ``[rows, ...]``, labels, and what is damaged.
 
         The pixels are None as long as not one image was good.

@@ -25,7 +25,7 @@ import numpy as np
 from vit_jax.data.errors import DataError
 from vit_jax.data.memory import Reusable
 from vit_jax.data.prefetch import Stopped
-from vit_jax.data.rows import BadExample, Chunk, Row, RowLoader, split
+from vit_jax.data.rows import BadExample, Chunk, Label, Row, RowLoader, split
 from vit_jax.data.threads import gather, join
 
 _CODE = "from vit_jax.data import workers; workers.main()"
@@ -113,7 +113,7 @@ class Workers:
 
     def load(
         self, rows: Sequence[Row], stopped: threading.Event
-    ) -> tuple[np.ndarray | None, list[int], list[BadExample | None]]:
+    ) -> tuple[np.ndarray | None, list[Label], list[BadExample | None]]:
         """As `threads.Threads.load`."""
         out = place = None
         if self._shape is not None:
