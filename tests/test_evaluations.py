@@ -42,7 +42,7 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Supervised, "reconstruct", reconstruct, raising=False)
         train(
-            config.load(str(file), training.flags("train.ema=0.5")),
+            config.load(str(file), training.flags("train.ema=0.5", "model.depth=1")),
             str(folder / "run"),
             say=lambda text: None,
         )

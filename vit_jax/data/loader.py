@@ -232,8 +232,8 @@ class Loader:
         if not self._label_shape:
             return np.asarray(labels, np.int32)
         stacked = np.zeros((len(labels), *self._label_shape), np.int32)
-        for row, label in zip(stacked, labels, strict=True):
-            row[...] = label
+        for number, label in enumerate(labels):
+            stacked[number] = label
         return stacked
 
     def _note(self, found: BadExample) -> None:

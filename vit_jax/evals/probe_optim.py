@@ -147,7 +147,7 @@ def lbfgs_step(weight_decay: float) -> Any:
 
     def step(probe: Probe, state: Any, data: Any, stats: Stats) -> Any:
         def objective(probe: Probe) -> jax.Array:
-            return full_loss(probe, *data, stats, weight_decay)
+            return full_loss(probe, data[0], data[1], stats, weight_decay)
 
         value, grad = optax.value_and_grad_from_state(objective)(probe, state=state)
         updates, state = tx.update(
