@@ -106,7 +106,9 @@ def linear_probe(**changes):
             data="",  # unset: data.name
             train_split="train",  # features kept on the devices, a share on each
             split="validation",
-            optimizer="lars",  # lars | sgd | lbfgs (all examples in every iteration)
+            # lars, for about a million images | sgd | lbfgs, for any number: it takes
+            # all of them in every iteration, and needs no rate
+            optimizer="lars",
             learning_rate=0.1,  # for 256 images a step; not of lbfgs
             momentum=0.9,
             weight_decay=0.0,  # of the kernel

@@ -40,7 +40,7 @@ examples:
   vit-jax evaluate --workdir=runs/digits
   vit-jax evaluate --workdir=runs/digits --step=best
   vit-jax evaluate --workdir=runs/digits knn fewshot linear_probe \\
-      --config.evals.knn.k=10
+      --config.evals.knn.k=10 --config.evals.linear_probe.optimizer=lbfgs
   vit-jax evaluate --workdir=runs/b16 imagenet_v2 imagenet_real imagenet_a
 
 Evaluations that the run's config has not take its training split, and split, resize and

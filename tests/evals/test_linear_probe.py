@@ -7,6 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from tests.evals import small
+from vit_jax.data.errors import DataError
 from vit_jax.evals.linear_probe import LinearProbe
 
 TRAIN, TEST = small.arrays(83), small.arrays(37, seed=1)
@@ -145,6 +146,16 @@ def test_with_augmentation_every_epoch_has_features_of_its_own():
     )
     assert one == pytest.approx(eight, rel=1e-4)
     assert abs(one["train_loss"] - once["train_loss"]) > 1e-3
+
+
+def test_lars_with_too_few_steps():
+    settings = SETTINGS | {"learning_rate": 0.1, "train_batch_size": 16384}
+    with pytest.raises(DataError) as caught:
+        small.run(LinearProbe, settings=settings, train=TRAIN, test=TEST)
+    assert str(caught.value).startswith(
+        "evals.tried: with 83 examples of small 'train', 'lars' takes 24 steps that "
+        "move the kernel by 0.0039 of its norm in all, too little to learn; set optim"
+    )
 
 
 def test_one_that_diverges_is_not_a_number():

@@ -107,6 +107,7 @@ class LinearProbe(OnSplits):
         self._momentum, self._decay = momentum, weight_decay
         self._epochs, self._warmup = epochs, warmup_epochs
         self._batch_size = train_batch_size
+        self._check(len(self._train.loader.source))
         self._key = jax.random.key(context.seed)
         self._score = jax.jit(_score)
         self._statistics = jax.jit(probe_optim.statistics)
@@ -137,6 +138,24 @@ class LinearProbe(OnSplits):
         if math.isfinite(train_loss):
             return results
         return {name: math.nan for name in results}
+
+    def _check(self, size: int) -> None:
+        """Whether LARS can get anywhere: each step is a share of the kernel's norm.
+
+        Raises:
+          DataError: all steps together are less than the norm of the first kernel.
+        """
+        rows = min(self._batch_size, size)
+        steps = self._epochs * (size // rows)
+        share = self._rate * rows / 256 * probe_optim.TRUST / (1 - self._momentum)
+        way = 0.5 * share * steps  # a half: the mean of the schedule
+        if self._optimizer == "lars" and way < 1:
+            raise self.error(
+                f"with {size} examples of {self._train.name}, 'lars' takes {steps} "
+                f"steps that move the kernel by {way:.2g} of its norm in all, too "
+                "little to learn; set optimizer='lbfgs', which suits small sets, or "
+                "raise learning_rate or epochs"
+            )
 
     def _bank(self, params: Params, frozen: Params, epoch: int) -> Bank:
         key = jax.random.fold_in(self._key, epoch) if self._augment else None
