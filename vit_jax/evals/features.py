@@ -40,12 +40,18 @@ class Extractor:
         whole = replicated(mesh)
         self._bank_sharding = NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
 
-        def rows(params: Params, frozen: Params, batch: Any, key: Any) -> Any:
+        def rows(params: Params, frozen: Params, batch: Any, draw: Any) -> Any:
+            key = None
+            if draw is not None:
+                key = jax.random.fold_in(jax.random.key(context.seed), draw[0])
+                key = jax.random.fold_in(key, draw[1])
             features = context.predict(params, frozen, batch["image"], key)["features"]
             labels = jnp.where(batch["mask"], batch["label"], NO_LABEL)
             return features.astype(jnp.float32), labels
 
         self._rows = jax.jit(rows, out_shardings=whole)
+
+        self._zeros: Any = None
 
         def put(features: jax.Array, number: jax.Array, batch: jax.Array) -> jax.Array:
             return jax.lax.dynamic_update_index_in_dim(features, batch, number, 0)
@@ -58,39 +64,45 @@ class Extractor:
         params: Params,
         frozen: Params,
         *,
-        key: jax.Array | None = None,
-        epoch: int = 0,
+        epoch: int | None = None,
     ) -> Iterator[tuple[jax.Array, jax.Array]]:
         """Features ``[B, D]`` and labels ``[B]`` of every batch, a copy everywhere.
 
         Args:
           split: what to read.
           params, frozen: of the objective.
-          key: images are mirrored at random with it; None leaves them as they are.
-          epoch: for a transform that draws.
+          epoch: of training: what is drawn is drawn for it, and images are mirrored at
+            random. None leaves them as they are.
         """
-        with self._context.batches(split.loader, epoch=epoch) as batches:
+        with self._context.batches(split.loader, epoch=epoch or 0) as batches:
             for number, batch in enumerate(batches):
                 self._context.beat()
-                each = None if key is None else jax.random.fold_in(key, number)
-                done = jax.block_until_ready(self._rows(params, frozen, batch, each))
+                draw = None if epoch is None else np.asarray([epoch, number], np.int32)
+                done = jax.block_until_ready(self._rows(params, frozen, batch, draw))
                 self._context.beat()
                 yield done
 
-    def bank(self, split: Split, params: Params, frozen: Params, **drawn: Any) -> Bank:
-        """The features of a split, on the devices; ``drawn`` as of `batches`."""
+    def bank(
+        self, split: Split, params: Params, frozen: Params, epoch: int | None = None
+    ) -> Bank:
+        """The features of a split, on the devices; ``epoch`` as of `batches`."""
         chunks = -(-len(split.loader.source) // split.loader.batch_size)
         features: Any = None
         labels: list[np.ndarray] = []
         for number, (rows, row_labels) in enumerate(
-            self.batches(split, params, frozen, **drawn)
+            self.batches(split, params, frozen, epoch=epoch)
         ):
             if features is None:
-                make = functools.partial(jnp.zeros, (chunks, *rows.shape))
-                features = jax.jit(make, out_shardings=self._bank_sharding)()
+                features = self._empty((chunks, *rows.shape))
             features = self._put(features, number, rows)
             labels.append(np.asarray(row_labels))
         return Bank(features, np.stack(labels))
+
+    def _empty(self, shape: tuple[int, ...]) -> jax.Array:
+        if self._zeros is None:  # a split's size does not change: compiled once
+            make = functools.partial(jnp.zeros, shape)
+            self._zeros = jax.jit(make, out_shardings=self._bank_sharding)
+        return self._zeros()
 
     def host(
         self, split: Split, params: Params, frozen: Params

@@ -78,6 +78,7 @@ class KNN(OnSplits):
             return score(votes, labels)
 
         self._count = jax.jit(count)
+        self._unit = jax.jit(unit, donate_argnums=0)
 
     @classmethod
     def results(cls, settings: Mapping[str, Any]) -> tuple[str, ...]:
@@ -88,7 +89,7 @@ class KNN(OnSplits):
         """Returns ``accuracy``, ``top5`` and the number of ``examples``."""
         bank = self._extractor.bank(self._train, params, frozen)
         self._check(bank.size)
-        features = jax.jit(unit, donate_argnums=0)(bank.features)
+        features = self._unit(bank.features)
         counts = []
         for rows, labels in self._extractor.batches(self._test, params, frozen):
             with self.context.compiles(not self._compiled):

@@ -9,7 +9,7 @@ epoch of forward passes each.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -108,7 +108,6 @@ class LinearProbe(OnSplits):
         self._epochs, self._warmup = epochs, warmup_epochs
         self._batch_size = train_batch_size
         self._check(len(self._train.loader.source))
-        self._key = jax.random.key(context.seed)
         self._score = jax.jit(_score)
         self._statistics = jax.jit(probe_optim.statistics)
         self._step: Any = None  # compiled once, in the first run
@@ -158,11 +157,16 @@ class LinearProbe(OnSplits):
             )
 
     def _bank(self, params: Params, frozen: Params, epoch: int) -> Bank:
-        key = jax.random.fold_in(self._key, epoch) if self._augment else None
-        return self._extractor.bank(self._train, params, frozen, key=key, epoch=epoch)
+        drawn = epoch if self._augment else None
+        return self._extractor.bank(self._train, params, frozen, drawn)
 
     def _initial(self, width: int) -> Probe:
-        return probe_optim.init(self._key, width, self._num_classes)
+        key = jax.random.key(self.context.seed)
+        return probe_optim.init(key, width, self._num_classes)
+
+    def _started(self, make: Callable[[], Any]) -> Any:
+        """Makes arrays by a program: only so are they on the devices of others, too."""
+        return jax.jit(make, out_shardings=replicated(self.context.mesh))()
 
     def _descend(
         self, bank: Bank, params: Params, frozen: Params
@@ -179,9 +183,12 @@ class LinearProbe(OnSplits):
             warmup_steps=self._warmup * steps,
             total_steps=self._epochs * steps,
         )
-        probe = self._initial(width)
-        stats = Stats(jnp.zeros(width), jnp.ones(width))
-        state: Any = (probe, tx.init(probe), stats)
+
+        def start() -> tuple[Probe, Any, Stats]:
+            probe = self._initial(width)
+            return probe, tx.init(probe), Stats(jnp.zeros(width), jnp.ones(width))
+
+        state = self._started(start)
         self._step = self._step or stepper(tx, self.context.mesh)
         loss: Any = math.nan
         for epoch in range(self._epochs):
@@ -204,8 +211,13 @@ class LinearProbe(OnSplits):
             self._step = jax.jit(probe_optim.lbfgs_step(self._decay))
         data = (bank.features, bank.labels)
         stats = self._statistics(bank.features, bank.labels != NO_LABEL)
-        probe = jax.tree.map(jnp.zeros_like, self._initial(bank.features.shape[-1]))
-        state, value = optax.lbfgs().init(probe), math.nan
+        width = bank.features.shape[-1]
+
+        def start() -> tuple[Probe, Any]:
+            probe = jax.tree.map(jnp.zeros_like, self._initial(width))
+            return probe, optax.lbfgs().init(probe)
+
+        (probe, state), value = self._started(start), math.nan
         for number in range(self._epochs):
             with self.context.compiles(number == 0):
                 probe, state, value, largest = self._step(probe, state, data, stats)

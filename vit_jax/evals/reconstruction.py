@@ -44,13 +44,12 @@ class Reconstruction(OnSplits):
         opened = context.open(split, data=data, batch_size=rows, resize=resize)
         super().__init__(context, [opened])
         self._split, self._images = opened, images
-        self._key = jax.random.key(context.seed)
         self._pictures: dict[str, np.ndarray] = {}
 
         def reconstruct(params: Params, frozen: Params, images: jax.Array) -> Any:
             objective = merge(context.graphdef, params, frozen)
             pixels = normalize(images, context.mean, context.std)
-            shown = objective.reconstruct(pixels, self._key)
+            shown = objective.reconstruct(pixels, jax.random.key(context.seed))
             return {name: each.astype(jnp.float32) for name, each in shown.items()}
 
         self._reconstruct = jax.jit(reconstruct, out_shardings=replicated(context.mesh))
