@@ -16,7 +16,15 @@ command line: `--config.optim.learning_rate=3e-4`.
 from ml_collections import ConfigDict, config_dict
 
 from configs.durations import duration
-from configs.evaluators import classification
+from configs.evaluators import (
+    classification,
+    fewshot,
+    knn,
+    linear_probe,
+    reconstruction,
+    robustness,
+    robustness_sets,
+)
 from configs.objectives import (
     autoregressive,
     distillation,
@@ -33,13 +41,19 @@ __all__ = [
     "classification",
     "distillation",
     "duration",
+    "fewshot",
     "get_config",
+    "knn",
     "lamb",
     "lars",
+    "linear_probe",
     "lion",
     "mae",
     "masked_patch",
     "muon",
+    "reconstruction",
+    "robustness",
+    "robustness_sets",
     "sgd",
     "supervised",
 ]

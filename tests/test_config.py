@@ -423,7 +423,7 @@ def test_a_good_config_has_no_problems():
         ("mesh.tensor=0", "sizes must be positive"),
         ("checkpoint.keep=1", "checkpoint.keep must be at least 2"),
         ("checkpoint.best=val/acc", "did you mean 'val/accuracy'?"),
-        ("checkpoint.best=test/accuracy", "known: val/accuracy, val/loss"),
+        ("checkpoint.best=test/accuracy", "known: val/accuracy, val/top5, val/loss, "),
     ],
 )
 def test_check(override, message):

@@ -46,6 +46,13 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--step", default="latest", metavar="N|best|latest", help="which checkpoint"
     )
+    evaluate.add_argument(
+        "evaluations",
+        nargs="*",
+        metavar="NAME",
+        help="of the run's, or classification, knn, fewshot, linear_probe, "
+        "reconstruction, imagenet_v2, ...; default: all of the run's",
+    )
 
     prepare = verb("prepare", "Prepare a data set in ArrayRecord format.")
     add_prepared(prepare)
@@ -167,7 +174,12 @@ def run_evaluate(options: argparse.Namespace, overrides: list[str]) -> int:
     from vit_jax.evaluate import evaluate
 
     compilation_cache.enable(_note)
-    step, results = evaluate(options.workdir, step=options.step)
+    step, results = evaluate(
+        options.workdir,
+        step=options.step,
+        names=options.evaluations,
+        overrides=overrides,
+    )
     print(f"step {step}")
     for name, value in results.items():
         print(f"  {name:24} {value:.6g}")
@@ -276,7 +288,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         [word for word in arguments if word not in overrides]
     )
     if options.verb not in ("train", "plan"):
-        unknown += overrides
+        allowed = "--config.evals." if options.verb == "evaluate" else "\0"
+        unknown += [word for word in overrides if not word.startswith(allowed)]
     if unknown:
         parser.error(
             f"unknown argument {unknown[0]!r}; see vit-jax {options.verb} --help"

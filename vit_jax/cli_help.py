@@ -33,9 +33,18 @@ v5e-, v6e- and GPU names count chips; v4-, v5p- and tpu7x- names count cores, wh
 two a chip.
 """,
     "evaluate": """\
+  --config.evals.NAME.KEY=VALUE   replaces a field of an evaluation;
+                                  configs/evaluators.py lists them
+
 examples:
   vit-jax evaluate --workdir=runs/digits
   vit-jax evaluate --workdir=runs/digits --step=best
+  vit-jax evaluate --workdir=runs/digits knn fewshot linear_probe \\
+      --config.evals.knn.k=10 --config.evals.linear_probe.optimizer=lbfgs
+  vit-jax evaluate --workdir=runs/b16 imagenet_v2 imagenet_real imagenet_a
+
+Evaluations that the run's config has not take its training split, and split, resize and
+batch size of its first evaluation, unless a field says otherwise.
 """,
     "prepare": """\
 examples:

@@ -39,6 +39,7 @@ __all__ = [
     "find",
     "from_json",
     "load",
+    "override",
     "resolve_duration",
     "snapshot",
     "to_json",
@@ -70,7 +71,7 @@ def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     if problems:
         raise ConfigError([f"{path}: {problem}" for problem in problems])
     config.unlock().lock()  # a section that the file replaced is not locked
-    _override(config, overrides)
+    override(config, overrides)
     return config
 
 
@@ -170,7 +171,7 @@ def _fields(section: ConfigDict, prefix: str = "") -> Iterator[tuple[str, _Field
             yield f"{prefix}{name}", _Field(section, name)
 
 
-def _override(config: ConfigDict, overrides: Sequence[str]) -> None:
+def override(config: ConfigDict, overrides: Sequence[str]) -> None:
     """Applies the command line in place; all its mistakes in one ConfigError."""
     fields = dict(_fields(config))
     by_key: dict[str, list[str]] = {}

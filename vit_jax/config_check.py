@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from vit_jax import optim, schedules
 from vit_jax.config_check_augment import check_augmentation
+from vit_jax.config_check_evals import check_evals
 from vit_jax.config_check_model import (
     check_model,
     num_tokens,
@@ -17,9 +18,8 @@ from vit_jax.config_check_model import (
 )
 from vit_jax.config_check_model import unknown as _unknown
 from vit_jax.config_check_objective import check_classifier
-from vit_jax.config_file import ConfigError, nearest, resolve_duration, shipped_base
+from vit_jax.config_file import ConfigError, nearest, resolve_duration
 from vit_jax.data.facts import split_size
-from vit_jax.evals import EVALUATORS
 from vit_jax.models.settings import check_vit
 from vit_jax.objectives import OBJECTIVES
 from vit_jax.objectives.supervised import LOSSES
@@ -41,7 +41,7 @@ def check(config: ConfigDict, *, facts: Any, num_devices: int) -> list[str]:
         *check_augmentation(config),
         *_durations(config, _num_examples(config, facts)),
         *_data(config, facts),
-        *_evals(config),
+        *check_evals(config),
     ]
 
 
@@ -271,9 +271,10 @@ def _data(config: ConfigDict, facts: Any) -> list[str]:
     if facts is None:
         return problems
     splits = {"data.split": config.data.split} | {
-        f"evals.{name}.split": section.split
+        f"evals.{name}.{key}": section[key]
         for name, section in config.evals.items()
-        if "split" in section
+        for key in ("train_split", "split")
+        if key in section and not section.get("data")  # that has facts of its own
     }
     for field, split in splits.items():
         try:
@@ -290,40 +291,5 @@ def _data(config: ConfigDict, facts: Any) -> list[str]:
         problems.append(
             f"model.num_classes is {ours}, but data set {config.data.name!r} has "
             f"{theirs}"
-        )
-    return problems
-
-
-def _evals(config: ConfigDict) -> list[str]:
-    base, problems = shipped_base(), []
-    objective = OBJECTIVES.get(str(config.objective.get("name")))
-    has_logits = objective is None or objective.has_logits
-    for name, section in config.evals.items():
-        kind = section.get("name")
-        if unknown := _unknown(f"evals.{name}.name", kind, EVALUATORS):
-            problems += unknown
-        elif callable(getattr(base, kind, None)):
-            known = set(getattr(base, kind)())
-            problems += [
-                f"evals.{name}.{key} is missing; {kind!r} needs it"
-                for key in sorted(known - set(section))
-            ]
-        if (
-            not unknown
-            and not has_logits
-            and getattr(EVALUATORS[kind], "needs_logits", False)
-        ):
-            problems.append(
-                f"evals.{name}: {kind!r} needs logits, which objective "
-                f"{config.objective.name!r} does not give; leave it out"
-            )
-    best = config.checkpoint.best
-    results = ("accuracy", "loss")
-    metrics = [f"{name}/{result}" for name in config.evals for result in results]
-    if best and best not in metrics:
-        problems.append(
-            f"checkpoint.best {best!r} is not a result of an evaluation; "
-            + (f"known: {', '.join(metrics)}" if metrics else "there are none: set ''")
-            + nearest(best, metrics)
         )
     return problems

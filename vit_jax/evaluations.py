@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
-from vit_jax import setup
+from vit_jax import setup, setup_evals
 from vit_jax.data.rows import BadExample
 
 Scalars = dict[str, float]
@@ -18,6 +19,7 @@ class Evaluations:
       config: a resolved config.
       parts: of the run.
       steps: of the run.
+      names: of those to build; None for all.
       beat: called when a batch arrived and when it was counted; it may raise to end
         the evaluation.
       compiling: called with True before an evaluator compiles, False after it.
@@ -29,6 +31,7 @@ class Evaluations:
         parts: setup.Parts,
         steps: setup.Steps,
         *,
+        names: Iterable[str] | None = None,
         beat: Callable[[], None] = lambda: None,
         compiling: Callable[[bool], None] = lambda begins: None,
     ):
@@ -38,9 +41,16 @@ class Evaluations:
         self._beat, self._compiling = beat, compiling
         self._beats = dict.fromkeys(config.evals, 0)
         self._running = ""
+        self._images: dict[str, np.ndarray] = {}
         self._evaluators = {
-            name: setup.build_evaluator(config, name, parts=parts, beat=self._on_batch)
-            for name in config.evals
+            name: setup_evals.build_evaluator(
+                config,
+                name,
+                parts=parts,
+                beat=self._on_batch,
+                compiling=self._compiling,
+            )
+            for name in (config.evals if names is None else names)
         }
 
     def due(self, step: int) -> list[str]:
@@ -60,14 +70,19 @@ class Evaluations:
         """Measures the parameters, and their average beside them where there is one."""
         evaluator = self._evaluators[name]
         self._running = name
-        results = {name: evaluator.run(state.params, self._parts.frozen)}
-        if state.ema:
-            results[f"{name}_ema"] = evaluator.run(state.ema, self._parts.frozen)
-        return {
-            f"{prefix}/{key}": value
-            for prefix, scalars in results.items()
-            for key, value in scalars.items()
-        }
+        kinds = {name: state.params} | ({f"{name}_ema": state.ema} if state.ema else {})
+        results: Scalars = {}
+        for prefix, params in kinds.items():
+            scalars = evaluator.run(params, self._parts.frozen)
+            results |= {f"{prefix}/{key}": value for key, value in scalars.items()}
+            for key, image in evaluator.take_images().items():
+                self._images[f"{prefix}/{key}" if key else prefix] = image
+        return results
+
+    def take_images(self) -> dict[str, np.ndarray]:
+        """Pictures, uint8 ``[H, W, 3]`` by name, drawn since the last call."""
+        images, self._images = self._images, {}
+        return images
 
     def take_bad(self, name: str) -> list[BadExample]:
         """Damaged examples that an evaluator left out, since the last call."""

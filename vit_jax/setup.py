@@ -6,7 +6,7 @@ evaluated or planned is what runs. Nothing here allocates before its shardings e
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,14 +14,13 @@ import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from vit_jax import evals, objectives, optim, sharding, teachers, train_state
+from vit_jax import objectives, optim, sharding, teachers, train_state
 from vit_jax.config import ConfigError, check, resolve_duration
 from vit_jax.config_check_model import check_attention
 from vit_jax.data import augment, mixing, sources
 from vit_jax.data.errors import DataError
 from vit_jax.data.facts import DatasetFacts, split_size
 from vit_jax.data.pipeline import Deferred, Loader, Source, StreamSource
-from vit_jax.evals.base import Evaluator
 from vit_jax.models import vit
 from vit_jax.models.attention_choice import Hardware
 from vit_jax.objectives.base import split
@@ -79,6 +78,7 @@ def describe_data(config: ConfigDict) -> DatasetFacts:
         Hardware(jax.default_backend(), kind),
         mask=objectives.mask_of(config.objective.get("name")),
     )
+    here += check_evaluated(config)
     try:
         facts = sources.describe(data_spec(config))
     except DataError as error:
@@ -88,6 +88,24 @@ def describe_data(config: ConfigDict) -> DatasetFacts:
     if problems:
         raise ConfigError(problems)
     return facts
+
+
+def check_evaluated(config: ConfigDict) -> list[str]:
+    """What is wrong with the data sets of evaluations that have one of their own."""
+    problems = []
+    for name, section in config.evals.items():
+        if not section.get("data"):
+            continue
+        labels = section.get("label_key") or ""
+        spec = evaluated_spec(config, data=section.data, label_key=labels)
+        try:
+            facts = sources.describe(spec)
+            for field in ("train_split", "split"):
+                if field in section:
+                    split_size(facts, section[field])
+        except DataError as error:
+            problems.append(f"evals.{name}: {error}")
+    return problems
 
 
 def resolve(config: ConfigDict, facts: DatasetFacts) -> ConfigDict:
@@ -332,6 +350,15 @@ def data_spec(config: ConfigDict) -> sources.DataSpec:
     )
 
 
+def evaluated_spec(
+    config: ConfigDict, *, data: str = "", label_key: str = "", many: bool = False
+) -> sources.DataSpec:
+    """What an evaluation reads: the run's data set, or another, maybe other labels."""
+    other = {"name": data, "mix": ()} if data else {}
+    labels = {"label_key": label_key} if label_key else {}
+    return dataclasses.replace(data_spec(config), many=many, **other, **labels)
+
+
 def open_source(config: ConfigDict, expression: str) -> Source | StreamSource:
     """The examples of one split of the configured data set."""
     return sources.open_source(data_spec(config), expression)
@@ -379,46 +406,6 @@ def build_loader(
         bad=config.data.bad,
         max_bad=config.data.max_bad,
         batches=config.data.prefetch + 3,  # in the making, and in use by two steps
-    )
-
-
-def build_evaluator(
-    config: ConfigDict,
-    name: str,
-    *,
-    parts: Parts,
-    beat: Callable[[], None] = lambda: None,
-) -> Evaluator:
-    """The evaluator of ``config.evals[name]``, reading its own split.
-
-    It calls ``beat`` when a batch arrived and when it was counted.
-    """
-    section = config.evals[name]
-    transform = Deferred(
-        augment.eval_transform,
-        takes_rng=False,
-        image_size=image_size(config),
-        channels=config.model.channels,
-        resize=section.resize,
-        max_pixels=config.data.max_pixels,
-    )
-    # By threads always: worker processes would sit idle between evaluations.
-    loader = Loader(
-        open_source(config, section.split),
-        transform,
-        sharding=sharding.batch_sharding(parts.mesh),
-        batch_size=section.batch_size or config.train.batch_size,
-        seed=config.seed,
-        threads=config.data.threads,
-        bad=config.data.bad,
-        max_bad=config.data.max_bad,
-    )
-    return evals.EVALUATORS[section.name](
-        loader=loader,
-        graphdef=parts.graphdef,
-        mean=config.data.mean,
-        std=config.data.std,
-        beat=beat,
     )
 
 

@@ -18,7 +18,7 @@ from vit_jax.evaluations import due, of
 from vit_jax.life import Life
 from vit_jax.outcome import Interrupted, explained
 from vit_jax.pending import NONFINITE, Scalars
-from vit_jax.report import curves, run_figures
+from vit_jax.report import curves, pictures, run_figures
 from vit_jax.report.summary import Result, headline
 from vit_jax.run import Run, exclusive, open_run
 from vit_jax.run_files import save_config
@@ -204,7 +204,19 @@ def evaluate(run: Run, step: int, state: Any) -> list[str]:
             if new := run.bad_examples.write(bad, evaluation=name):
                 run.progress.say(f"{new} damaged examples are left out of {name}")
             run.writer.write_scalars(step, of(name, run.known))
+        show(run, step)
     return measured
+
+
+def show(run: Run, step: int) -> None:
+    """Writes what evaluators drew; the run goes on without it."""
+    images = run.evaluations.take_images()
+    if jax.process_index():
+        return
+    try:
+        pictures.show(run.folder, step, images, run.writer)
+    except Exception as error:  # such as a full disk
+        run.progress.say(f"no pictures: {error}")
 
 
 def saves(run: Run, step: int, measured: list[str]) -> bool:

@@ -3,14 +3,18 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests import training
+from tests.evals import small
 from tests.models import tiny
-from vit_jax import evals, setup
+from vit_jax import evals, setup, setup_evals
 from vit_jax.data import augment
+from vit_jax.evals.classification import Classification, counts, summarize
 from vit_jax.objectives.base import merge
+from vit_jax.objectives.base import split as take_apart
 
 
 def parts_and_params(devices):
@@ -47,7 +51,7 @@ def test_results_are_exact(batch_size, devices):
     assert examples % batch_size
     parts, params = parts_and_params(devices)
     config = training.tiny_config(f"evals.val.batch_size={batch_size}")
-    evaluator = setup.build_evaluator(config, "val", parts=parts)
+    evaluator = setup_evals.build_evaluator(config, "val", parts=parts)
     assert isinstance(evaluator, evals.Evaluator)
     with jax.set_mesh(parts.mesh):
         result = evaluator.run(params, parts.frozen)
@@ -62,6 +66,81 @@ def test_results_are_exact(batch_size, devices):
 
 def test_the_batch_size_is_that_of_training_unless_given():
     parts, _ = parts_and_params(1)
-    evaluator = setup.build_evaluator(training.tiny_config(), "val", parts=parts)
+    evaluator = setup_evals.build_evaluator(training.tiny_config(), "val", parts=parts)
     assert evaluator.loader.batch_size == 16
     evaluator.close()
+
+
+TEST = small.arrays(37, seed=1)
+SETTINGS = dict(
+    split="test",
+    label_key="",
+    labels="one",
+    classes="all",
+    batch_size=16,
+    resize=0,
+)
+
+
+def expected():
+    """The results once more, in float64 and example by example."""
+    _, params, _ = take_apart(small.Linear())
+    logits = small.features(TEST[0]) @ np.asarray(params["head"], np.float64)
+    chance = np.exp(logits - logits.max(axis=1, keepdims=True))
+    chance /= chance.sum(axis=1, keepdims=True)
+    right = logits.argmax(axis=1) == TEST[1]
+    gaps = 0.0
+    for low in range(15):
+        inside = (chance.max(axis=1) > low / 15) & (
+            chance.max(axis=1) <= (low + 1) / 15
+        )
+        if inside.any():
+            gap = abs(right[inside].mean() - chance.max(axis=1)[inside].mean())
+            gaps += inside.mean() * gap
+    return {
+        "accuracy": right.mean(),
+        "top5": 1.0,
+        "loss": -np.log(chance[np.arange(37), TEST[1]]).mean(),
+        "ece": gaps,
+        "class_accuracy": np.mean([right[TEST[1] == c].mean() for c in range(5)]),
+        "examples": 37,
+    }
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_calibration_and_classes(devices):
+    result = small.run(Classification, devices, settings=SETTINGS, test=TEST)
+    assert 0.01 < expected()["ece"] < 1
+    assert result == pytest.approx(expected(), rel=1e-5)
+    named = Classification.results(SETTINGS)
+    assert set(named) == set(result) - {"examples"}
+
+
+def test_the_first_five_of_more_classes():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(40, 11)), rng.integers(11, size=40)
+    mask = np.arange(40) < 33
+    sums = counts(jnp.asarray(logits, jnp.float32), jnp.asarray(labels), mask, None)
+    best = np.argsort(-logits, axis=1)[:, :5]
+    hits = (best == labels[:, None]).any(axis=1)[mask]
+    assert 0 < hits.sum() < 33
+    assert int(sums["top5"]) == hits.sum()
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_of_a_calibrated_model_the_error_is_small(calibrated):
+    """Labels are drawn from the very probabilities, or from sharper ones."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(20_000, 4)) * 2
+    gumbel = rng.gumbel(size=logits.shape)
+    labels = (logits * (1 if calibrated else 3) + gumbel).argmax(axis=1)
+    sums = counts(
+        jnp.asarray(logits, jnp.float32),
+        jnp.asarray(labels),
+        np.ones(20_000, bool),
+        None,
+    )
+    sums = {name: np.asarray(value, np.float64) for name, value in sums.items()}
+    error = summarize(sums, per_class=True)["ece"]
+    # 15 bins of 1,333 draws: each is off by some 0.012.
+    assert (error < 0.02) == calibrated

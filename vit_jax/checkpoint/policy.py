@@ -4,13 +4,15 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+LOWER = ("loss", "ece", "mse")  # ends of names of which less is better
+
 
 def rank(evaluations: Mapping[str, float], best: str) -> float:
-    """Higher is better; losses are turned round, a missing number comes last."""
+    """Higher is better; those of LOWER are turned round, a missing one comes last."""
     value = evaluations.get(best, math.nan)
     if math.isnan(value):
         return -math.inf
-    return -value if best.endswith("loss") else value
+    return -value if best.endswith(LOWER) else value
 
 
 def ranks(metas: Mapping[int, Any], best: str) -> dict[int, float]:

@@ -184,6 +184,7 @@ class Loader:
         ids: Sequence[int] | np.ndarray,
         real: np.ndarray,
         *,
+        first_position: int = 0,
         examples: Sequence[dict[str, Any]] | None = None,
         stopped: threading.Event | None = None,
     ) -> dict[str, jax.Array]:
@@ -192,7 +193,9 @@ class Loader:
         In an evaluation another example would count twice; a damaged one counts not at
         all.
         """
-        pixels, labels, _, good = self._load(ids, 0, examples, stopped, replace=False)
+        pixels, labels, _, good = self._load(
+            ids, first_position, examples, stopped, replace=False
+        )
         here = np.concatenate([real[slice(*rows)] for rows in self._ranges])
         return self._place(image=pixels, label=labels, mask=here & good)
 

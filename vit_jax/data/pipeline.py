@@ -54,14 +54,17 @@ def train_batches(
     return prefetch(make, start, stop, depth, stopped=stopped)
 
 
-def eval_batches(loader: Loader, *, depth: int = 2) -> Generator[dict[str, jax.Array]]:
+def eval_batches(
+    loader: Loader, *, depth: int = 2, epoch: int = 0
+) -> Generator[dict[str, jax.Array]]:
     """The whole source once, in order; the last batch is padded.
 
     Adds ``mask``, bool ``[B]``, True on real rows that are not damaged; padding repeats
-    the last example.
+    the last example. A transform that draws does so anew in each ``epoch``.
     """
     stopped = threading.Event()
     size, total = loader.batch_size, len(loader.source)
+    first = epoch * total
     read = _reader(loader, 0, size, shuffle=False, total=total)
 
     def make(number: int) -> dict[str, jax.Array]:
@@ -72,7 +75,11 @@ def eval_batches(loader: Loader, *, depth: int = 2) -> Generator[dict[str, jax.A
         else:
             ids, examples = read()
         return loader.masked_batch(
-            ids, positions < total, examples=examples, stopped=stopped
+            ids,
+            positions < total,
+            first_position=first + number * size,
+            examples=examples,
+            stopped=stopped,
         )
 
     return prefetch(make, 0, -(-total // size), depth, stopped=stopped)

@@ -15,7 +15,7 @@ from vit_jax.data.order import row_rng
 from vit_jax.data.retry import patiently
 
 Transform = Callable[[Any, np.random.Generator], np.ndarray]
-Label = int | np.ndarray  # a class, or several
+Label = int | np.ndarray  # a class; or several: their numbers, or a row of 0 and 1
 
 
 class Row(NamedTuple):

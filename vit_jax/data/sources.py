@@ -26,6 +26,7 @@ class DataSpec:
       name: ``KIND:REST`` with a kind of SOURCES, or a TFDS name.
       dir, image_key, label_key, cache_bytes: of TFDS sets.
       tolerant: damaged files are bad examples, and no error at the opening.
+      many: an example has any number of labels, see `many_labels`; TFDS sets only.
       mix, mix_classes: the parts of ``mix``, see `mixture`.
       image_shape, num_classes: of synthetic examples.
     """
@@ -36,6 +37,7 @@ class DataSpec:
     label_key: str = "label"
     cache_bytes: int = 1 << 28
     tolerant: bool = False
+    many: bool = False
     mix: Any = ()
     mix_classes: str = "same"
     image_shape: tuple[int, ...] = (224, 224, 3)
@@ -75,6 +77,11 @@ def open_source(spec: DataSpec, split: str) -> Any:
     Raises:
       DataError: as `describe`, or there is no such split.
     """
+    if spec.many and spec.kind:
+        raise DataError(
+            f"data set {spec.name!r}: several labels an example are read from TFDS "
+            "sets in ArrayRecord alone, such as imagenet2012_real; here each has one"
+        )
     return SOURCES[spec.kind].open(spec, split)
 
 
@@ -85,9 +92,10 @@ def _describe_tfds(spec: DataSpec) -> DatasetFacts:
 
 
 def _open_tfds(spec: DataSpec, split: str) -> Any:
-    from vit_jax.data import tfds
+    from vit_jax.data import many_labels, tfds
 
-    return tfds.TfdsSource(
+    kind = many_labels.ManyLabelsSource if spec.many else tfds.TfdsSource
+    return kind(
         name=spec.rest,
         split=split,
         dir=spec.dir,

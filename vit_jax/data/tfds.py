@@ -106,7 +106,9 @@ def shard_names(
 
 
 def _classes(path: epath.Path, label_key: str, features: dict[str, Any]) -> Any:
-    label = features.get(label_key, {}).get("classLabel")
+    feature = features.get(label_key, {})
+    # Of several labels an example (`many_labels`): a sequence of them.
+    label = feature.get("sequence", {}).get("feature", feature).get("classLabel")
     num_classes = int(label["numClasses"]) if label else None
     names = path / f"{label_key}.labels.txt"
     if num_classes is None or not names.exists():
@@ -300,10 +302,13 @@ class TfdsSource:
                     f"{self.where(index)}: is no Example with an image and a label "
                     f"({first_line(error)})"
                 ) from error
-            check_label(example["label"], self.num_classes, lambda: self.where(index))
+            self._check(example["label"], index)
             if self._cache is not None:
                 self._cache[index] = example
         return dict(example)  # a caller may change its own
+
+    def _check(self, label: Any, index: int) -> None:
+        check_label(label, self.num_classes, lambda: self.where(index))
 
     def where(self, index: int) -> str:
         """File and record of an example, for messages."""

@@ -101,7 +101,7 @@ def _best(path: str, saved: list[int]) -> int | None:
             meta = _meta(path, step)
             value = meta["evaluations"].get(name, math.nan)
             if meta["measured"] and not math.isnan(value):
-                ranks[step] = -value if name.endswith("loss") else value
+                ranks[step] = -value if name.endswith(("loss", "ece", "mse")) else value
     return max(ranks, key=lambda step: (ranks[step], step)) if ranks else None
 
 
