@@ -81,7 +81,7 @@ AVERAGED = "train.ema=0.9"  # tests whose runs have the same step compile it onc
 
 @functools.cache
 def finished():
-    """A finished run of AVERAGED and TensorBoard: folder, result and what it said.
+    """A finished run of AVERAGED: its folder, result and what it said.
 
     It is there for every test of this process, so nobody may change it.
     """
@@ -90,8 +90,7 @@ def finished():
     place = tempfile.mkdtemp(prefix="finished-")
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     folder, said = pathlib.Path(place) / "run", []
-    config = tiny_config(AVERAGED, "log.tensorboard=True")
-    result = train(config, str(folder), say=said.append)
+    result = train(tiny_config(AVERAGED), str(folder), say=said.append)
     return folder, result, "\n".join(map(str, said))
 
 
