@@ -5,12 +5,13 @@ from pathlib import Path
 
 from jaxtyping import install_import_hook
 
+from tests import flags
+
 ROOT = Path(__file__).resolve().parents[1]
-# Most of a test's time is compilation; programs of this size need no optimising.
-DEVICES = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}".strip()
+given = os.environ.get("XLA_FLAGS", "")
+os.environ["XLA_FLAGS"] = f"{given} {flags.on_devices(8)}".strip()
 
 # Paths of buckets go through gcsfs, in whatever order tests run (storage.prepare).
 os.environ["EPATH_USE_TF"] = "false"

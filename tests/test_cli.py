@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests import training
-from vit_jax import cli
+from vit_jax import cli, metrics
 from vit_jax.outcome import Interrupted
 
 
@@ -124,9 +124,9 @@ def test_the_version(capsys):
     assert code == 0 and out.strip() == cli.__version__
 
 
-def test_evaluate_prints_the_accuracy_of_the_log(capsys, tmp_path):
-    workdir = tmp_path / "run"
-    arguments = training.train_arguments(workdir, "train.duration.steps=4")
+def test_evaluate_prints_the_accuracy_of_the_log(capsys):
+    workdir, result, _ = training.finished()
+    arguments = training.train_arguments(workdir, training.AVERAGED)
     code, out, _ = call(capsys, *arguments)
     assert code == 0
     trained = next(
@@ -134,18 +134,22 @@ def test_evaluate_prints_the_accuracy_of_the_log(capsys, tmp_path):
         for line in out.splitlines()
         if "val/accuracy" in line and "%" in line
     )
+    assert trained == f"{100 * result.evaluations['val/accuracy']:.2f}"
     assert str(workdir / "checkpoints") in out and str(workdir / "metrics.jsonl") in out
-    for step in ("latest", "best", "4"):
+    rows = metrics.read_rows(workdir / "metrics.jsonl")
+    logged = {row["step"]: row["val/accuracy"] for row in rows if "val/accuracy" in row}
+    best = max(logged, key=lambda step: (logged[step], step))
+    for word, step in (("latest", 8), ("best", best), ("4", 4)):
         code, out, _ = call(
-            capsys, "evaluate", f"--workdir={workdir}", f"--step={step}"
+            capsys, "evaluate", f"--workdir={workdir}", f"--step={word}"
         )
-        assert code == 0 and out.startswith("step 4\n")
+        assert code == 0 and out.startswith(f"step {step}\n")
         value = next(
             line.split()[1] for line in out.splitlines() if "val/accuracy" in line
         )
-        assert f"{100 * float(value):.2f}" == trained
+        assert value == f"{logged[step]:.6g}"
     code, _, err = call(capsys, "evaluate", f"--workdir={workdir}", "--step=3")
-    assert code == 2 and "no checkpoint '3'; there: 4" in err
+    assert code == 2 and "no checkpoint '3'; there: 4, 8" in err
 
 
 def test_evaluate_where_nothing_is(capsys, tmp_path):

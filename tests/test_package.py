@@ -1,13 +1,14 @@
 """The wheel carries the configs and trains from an empty directory."""
 
 import json
-import os
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests import training
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 4
@@ -45,8 +46,7 @@ def installed(wheel, tmp_path_factory):
 @pytest.fixture
 def env(installed):
     """The installed wheel before anything else, and one device."""
-    kept = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
-    return kept | {"PYTHONPATH": str(installed), "JAX_PLATFORMS": "cpu"}
+    return training.environment() | {"PYTHONPATH": str(installed)}
 
 
 def test_wheel_has_package_and_configs(wheel):
@@ -65,27 +65,31 @@ def test_wheel_has_package_and_configs(wheel):
     assert all(".dist-info/" in name for name in others), others
 
 
-def test_wheel_trains_in_an_empty_directory(installed, env, tmp_path):
-    empty, data, workdir = (tmp_path / name for name in ("empty", "data", "run"))
-    empty.mkdir()
-    where = "import vit_jax; print(vit_jax.__file__)"
-    found = run(sys.executable, "-c", where, cwd=empty, env=env).strip()
-    assert Path(found).is_relative_to(installed)
+TRAIN = """
+import sys
+import vit_jax
+from vit_jax.cli import main
 
-    vit_jax = (sys.executable, "-m", "vit_jax.cli")
-    run(*vit_jax, "prepare", "digits", f"--data_dir={data}", cwd=empty, env=env)
-    run(
-        *vit_jax,
-        "train",
+print(vit_jax.__file__)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_wheel_trains_in_an_empty_directory(installed, env, tmp_path):
+    empty, workdir = (tmp_path / name for name in ("empty", "run"))
+    empty.mkdir()
+    said = run(
+        *(sys.executable, "-c", TRAIN, "train"),
         "--config=configs/digits.py",
         f"--workdir={workdir}",
-        f"--config.data.dir={data}",
+        "--config.data.name=arrays:digits",  # needs no preparation
         f"--config.train.duration.steps={STEPS}",
         "--config.schedule.warmup.steps=0",
         "--config.log.every.steps=1",
         cwd=empty,
         env=env,
     )
+    assert Path(said.splitlines()[0]).is_relative_to(installed)
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     assert max(row["step"] for row in rows) == STEPS

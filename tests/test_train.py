@@ -1,6 +1,7 @@
 """Whole runs: kill and resume, run again, diverge, take parameters from another."""
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -48,12 +49,20 @@ def rows(workdir, *, timed=False):
     ]
 
 
-def restored(workdir, step=None, devices=None, changes=()):
+@functools.cache
+def state_shapes(devices, changes):
+    parts = training.build(
+        training.tiny_config(*changes), devices=jax.devices()[:devices]
+    )
+    return parts.state_shapes
+
+
+def restored(workdir, step=None, devices=None, changes=(training.AVERAGED,)):
     """The state of a checkpoint, on the host."""
-    parts = training.build(training.tiny_config(*changes), devices=devices)
     folder = workdir / "checkpoints"
     checkpoints = Checkpoints(folder, keep=9, read_only=True)
-    state, _ = checkpoints.restore(step or checkpoints.latest(), parts.state_shapes)
+    shapes = state_shapes(devices, tuple(changes))
+    state, _ = checkpoints.restore(step or checkpoints.latest(), shapes)
     checkpoints.close()
     return training.host(state)
 
@@ -67,12 +76,16 @@ def contents(folder):
     }
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A finished run with TensorBoard and an average; nobody may change it."""
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    result, said = run(folder, "log.tensorboard=True", "train.ema=0.9")
-    return folder, result, said
+@pytest.fixture
+def finished():
+    """A finished run with an average; nobody may change it."""
+    return training.finished()
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """A copy of it, for changing."""
+    return shutil.copytree(training.finished()[0], tmp_path / "run")
 
 
 def test_what_a_run_leaves(finished):
@@ -86,8 +99,6 @@ def test_what_a_run_leaves(finished):
     assert {"python", "vit_jax", "jax", "flax"} <= saved["versions"].keys()
     assert saved["versions"]["jax"] == jax.__version__
     assert (folder / "figures" / "curves.png").read_bytes()[:4] == b"\x89PNG"
-    events = list(folder.rglob("events.out.tfevents.*"))
-    assert events and all(event.stat().st_size > 0 for event in events)
     assert "digits" in said and "data 8" in said and "8 steps of 16 images" in said
 
 
@@ -117,16 +128,36 @@ def test_the_phases_sum_to_the_wall_time(finished):
     assert last["goodput/ratio"] == last["goodput/step_seconds"] / sum(seconds)
 
 
-def test_a_result_that_is_not_finite_survives_a_resume(tmp_path):
+def died_after_four(workdir):
+    """Takes the last checkpoint away: rows after step 4 are of a life that was lost."""
+    shutil.rmtree(workdir / "checkpoints" / "8")
+
+
+def test_a_run_that_died_goes_on_as_if_it_never_had(finished, copied):
+    """Killed processes are in the slow tests, and in scripts/chaos.py."""
+    died_after_four(copied)
+    result, said = run(copied, training.AVERAGED, "log.tensorboard=True")
+    assert "resuming from step 4" in said and result.trained_steps == 4
+    assert training.same_bits(restored(copied, 8), restored(finished[0], 8))
+    assert rows(copied) == rows(finished[0])
+    lost = [
+        rows(folder, timed=True)[-2]["goodput/lost_seconds"]
+        for folder in (copied, finished[0])
+    ]
+    assert lost[0] > 0.0 == lost[1]
+    events = list(copied.rglob("events.out.tfevents.*"))
+    assert events and all(event.stat().st_size > 0 for event in events)
+
+
+def test_a_result_that_is_not_finite_survives_a_resume(copied):
     """JSON has no NaN: the log says null, and a checkpoint wants a number."""
-    run(tmp_path / "run", "train.duration.steps=8")
-    path = tmp_path / "run" / "metrics.jsonl"
+    path = copied / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     kept = [line for line in lines if line["step"] <= 4]
     kept[-1]["val/loss"] = None
     path.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "8")
-    result, said = run(tmp_path / "run", "train.duration.steps=8")
+    died_after_four(copied)
+    result, said = run(copied, training.AVERAGED)
     assert "resuming from step 4" in said and result.trained_steps == 4
     assert math.isfinite(result.evaluations["val/loss"])
 
@@ -148,22 +179,21 @@ def test_evaluating_gives_the_numbers_of_the_log(finished):
 
 def test_a_finished_run_trains_nothing(finished, capsys):
     folder, first, _ = finished
-    before = restored(folder, changes=["train.ema=0.9"])
+    before = restored(folder)
     logged, figure = rows(folder, timed=True), (folder / "figures/curves.png").stat()
-    changes = ("log.tensorboard=True", "train.ema=0.9")
-    assert cli.main(training.train_arguments(folder, *changes)) == 0
+    assert cli.main(training.train_arguments(folder, training.AVERAGED)) == 0
     assert "already complete" in capsys.readouterr().out
     assert rows(folder, timed=True) == logged
     assert (folder / "figures/curves.png").stat().st_mtime_ns == figure.st_mtime_ns
-    assert training.same_bits(restored(folder, changes=["train.ema=0.9"]), before)
-    result, _ = run(folder, *changes)
+    assert training.same_bits(restored(folder), before)
+    result, _ = run(folder, training.AVERAGED)
     assert (result.trained_steps, result.evaluations) == (0, first.evaluations)
 
 
 def test_another_config_in_the_same_directory(finished, capsys):
     folder, _, _ = finished
     before = contents(folder)
-    changes = ("train.ema=0.9", "optim.learning_rate=0.01", "data.augment.pad=0")
+    changes = (training.AVERAGED, "optim.learning_rate=0.01", "data.augment.pad=0")
     assert cli.main(training.train_arguments(folder, *changes)) == 2
     captured = capsys.readouterr()
     assert captured.err.count("vit-jax:") == 1
@@ -174,14 +204,13 @@ def test_another_config_in_the_same_directory(finished, capsys):
     assert contents(folder) == before
 
 
-def test_a_harmless_change_is_taken_over(tmp_path):
-    run(tmp_path / "run", "train.duration.steps=2", "evals.val.every.steps=2")
-    run(tmp_path / "run", "train.duration.steps=2", "log.every.steps=2")
-    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+def test_a_harmless_change_is_taken_over(copied):
+    run(copied, training.AVERAGED, "log.every.steps=2")
+    saved = json.loads((copied / "config.json").read_text())
     assert saved["config"]["log"]["every"]["steps"] == 2
 
 
-CHANGES = ("train.duration.steps=40", "train.ema=0.9", "evals.val.every.steps=6")
+CHANGES = ("train.duration.steps=40", training.AVERAGED, "evals.val.every.steps=6")
 
 
 def start(workdir):
@@ -207,6 +236,7 @@ def wait_for_rows(process, path, step):
     raise AssertionError(f"step {step} was not reached")
 
 
+@pytest.mark.slow  # kill9 of chaos --short does the same, twice
 def test_killed_and_started_again_is_as_never_killed(tmp_path):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     process = start(straight)
@@ -221,10 +251,9 @@ def test_killed_and_started_again_is_as_never_killed(tmp_path):
     output = process.communicate(timeout=200)[0]
     assert process.returncode == 0, output
     assert "resuming from step" in output
-    one = jax.devices()[:1]
-    expected = restored(straight, 40, devices=one, changes=CHANGES)
+    expected = restored(straight, 40, devices=1, changes=CHANGES)
     assert int(expected.step) == 40
-    actual = restored(killed, 40, devices=one, changes=CHANGES)
+    actual = restored(killed, 40, devices=1, changes=CHANGES)
     assert training.same_bits(actual, expected)
     assert rows(killed) == rows(straight)
     lost = [
@@ -274,32 +303,31 @@ def poison(monkeypatch, steps):
 def test_steps_that_are_not_finite_change_nothing_and_are_counted(
     tmp_path, monkeypatch
 ):
-    changes = ("train.ema=0.9", "checkpoint.every.steps=1", "checkpoint.keep=9")
+    changes = (training.AVERAGED, "checkpoint.every.steps=1", "checkpoint.keep=9")
     poison(monkeypatch, {3, 6})
     run(tmp_path / "run", *changes)
     logged = rows(tmp_path / "run")
     assert [row["step"] for row in logged if row.get("train/nonfinite")] == [3, 6]
     losses = {row["step"]: row["train/loss"] for row in logged if "train/loss" in row}
     assert [step for step, loss in losses.items() if loss is None] == [3, 6]
+    saved = {step: restored(tmp_path / "run", step) for step in range(2, 8)}
     for step in (3, 6):
-        before = restored(tmp_path / "run", step - 1, changes=changes)
-        after = restored(tmp_path / "run", step, changes=changes)
+        before, after, later = (saved[step + number] for number in (-1, 0, 1))
         assert int(after.step) == step
         assert training.same_bits(after.replace(step=0), before.replace(step=0))
-        later = restored(tmp_path / "run", step + 1, changes=changes)
         assert not training.same_bits(later.params, after.params)
 
 
 def test_a_run_that_diverges(tmp_path, capsys, monkeypatch):
-    """Steps 6 to 8 are not finite, after the checkpoint of step 4."""
-    changes = ("train.duration.steps=12", "log.every.steps=50", "train.max_nonfinite=3")
-    poison(monkeypatch, {6, 7, 8})
+    """Steps 5 to 7 are not finite, after the checkpoint of step 4."""
+    changes = (training.AVERAGED, "log.every.steps=50", "train.max_nonfinite=3")
+    poison(monkeypatch, {5, 6, 7})
     arguments = training.train_arguments(tmp_path / "run", *changes)
     assert cli.main(arguments) == 1
     captured = capsys.readouterr()
-    assert "step 8 is not finite" in captured.err and "loss" in captured.err
+    assert "step 7 is not finite" in captured.err and "loss" in captured.err
     assert "nor at the 2 before it" in captured.err
-    assert "examples of step 8: " in captured.err
+    assert "examples of step 7: " in captured.err
     assert "step 4" in captured.err  # what is left
     assert "Traceback" not in captured.err
     saved = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
@@ -309,12 +337,13 @@ def test_a_run_that_diverges(tmp_path, capsys, monkeypatch):
     assert int(state.step) == 4
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
     assert cli.main(arguments) == 0  # from the last good checkpoint
-    assert int(restored(tmp_path / "run").step) == 12
+    assert int(restored(tmp_path / "run").step) == 8
 
 
 def test_a_huge_learning_rate(tmp_path):
-    changes = ("optim.learning_rate=1e30", "schedule.warmup.steps=0")
-    changes += ("optim.clip_norm=0.0", "train.max_nonfinite=2")
+    changes = (training.AVERAGED, "optim.learning_rate=1e30")
+    changes += ("schedule.warmup.steps=0", "optim.clip_norm=0.0")
+    changes += ("train.max_nonfinite=2",)
     with pytest.raises(NonFiniteError, match=r"at step \d+ is not finite"):
         run(tmp_path / "run", *changes)
     for path in (tmp_path / "run" / "checkpoints").glob("*"):
@@ -323,28 +352,24 @@ def test_a_huge_learning_rate(tmp_path):
             assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 
-def test_a_loss_spike_goes_back_to_the_last_checkpoint(tmp_path, monkeypatch):
+def test_a_loss_spike_goes_back_to_the_last_checkpoint(tmp_path):
     """Any loss is a spike at a factor of 1e-6, once three are known."""
-    changes = ("train.rollback.factor=0.000001", "train.rollback.window=3")
-    changes += (
-        "checkpoint.every.steps=2",
-        "checkpoint.keep=9",
-        "train.duration.steps=6",
-    )
+    changes = (training.AVERAGED, "checkpoint.every.steps=2", "checkpoint.keep=9")
+    changes += ("train.rollback.factor=0.000001", "train.rollback.window=3")
     result, _ = run(tmp_path / "run", *changes)
     logged = rows(tmp_path / "run")
     back = [row for row in logged if "train/rolled_back_to" in row]
-    assert [(row["step"], row["train/rolled_back_to"]) for row in back] == [(4, 2.0)]
-    two = restored(tmp_path / "run", 2, changes=changes)
-    four = restored(tmp_path / "run", 4, changes=changes)
+    found = [(row["step"], row["train/rolled_back_to"]) for row in back]
+    assert found == [(4, 2.0), (8, 6.0)]
+    two, four = (restored(tmp_path / "run", step) for step in (2, 4))
     assert int(four.step) == 4
     assert training.same_bits(four.params, two.params)
     assert training.same_bits(four.opt_state, two.opt_state)
-    assert result.steps == 6 and int(restored(tmp_path / "run").step) == 6
+    assert result.steps == 8 and int(restored(tmp_path / "run").step) == 8
 
 
 def test_only_a_result_of_this_step_makes_a_checkpoint_the_best(tmp_path):
-    changes = ("checkpoint.every.steps=2", "checkpoint.keep=9")
+    changes = (training.AVERAGED, "checkpoint.every.steps=2", "checkpoint.keep=9")
     run(tmp_path / "run", *changes, "optim.learning_rate=0.0")
     folder = tmp_path / "run" / "checkpoints"
     checkpoints = Checkpoints(folder, best="val/accuracy", read_only=True)
@@ -359,10 +384,9 @@ def test_only_a_result_of_this_step_makes_a_checkpoint_the_best(tmp_path):
     assert len(set(accuracies.values())) == 1
 
 
-def test_a_directory_of_another_run_is_refused(tmp_path):
-    run(tmp_path / "run", "train.duration.steps=2")
+def test_a_directory_of_another_run_is_refused(finished):
     with pytest.raises(ConfigError, match=r"seed: 0 -> 1"):
-        run(tmp_path / "run", "train.duration.steps=2", "seed=1")
+        run(finished[0], training.AVERAGED, "seed=1")
 
 
 def test_a_run_whose_lock_was_taken_ends_with_its_own_code(
@@ -376,7 +400,8 @@ def test_a_run_whose_lock_was_taken_ends_with_its_own_code(
         save(self, step, *arguments, **keywords)
 
     monkeypatch.setattr(Checkpoints, "save", taken)
-    assert cli.main(training.train_arguments(tmp_path / "run")) == 5
+    arguments = training.train_arguments(tmp_path / "run", training.AVERAGED)
+    assert cli.main(arguments) == 5
     assert "lock" in capsys.readouterr().err
     folder = tmp_path / "run" / "checkpoints"
     assert not [path for path in folder.glob("*") if path.name.isdigit()]

@@ -1,5 +1,6 @@
 """`model.init_from`: another run's parameters, or a file's, changed where they must be."""
 
+import functools
 import json
 import shutil
 
@@ -23,18 +24,20 @@ def run(workdir, *changes):
     return result, "\n".join(map(str, said))
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
+@pytest.fixture
+def source():
     """A finished run; nobody may change it."""
-    folder = tmp_path_factory.mktemp("source") / "run"
-    run(folder, "train.ema=0.9")
-    return folder
+    return training.finished()[0]
+
+
+@functools.cache
+def state_shapes():
+    return training.build(training.tiny_config(training.AVERAGED)).state_shapes
 
 
 def params_of(workdir, step):
     checkpoints = Checkpoints(workdir / "checkpoints", keep=9, read_only=True)
-    parts = training.build(training.tiny_config("train.ema=0.9"))
-    state, _ = checkpoints.restore(step, parts.state_shapes)
+    state, _ = checkpoints.restore(step, state_shapes())
     checkpoints.close()
     return training.host(state.params)
 
@@ -78,26 +81,20 @@ def test_training_starts_better_and_says_where_from(source, tmp_path):
         lines = (folder / "metrics.jsonl").read_text().splitlines()
         return json.loads(lines[0])["train/loss"]
 
-    result, said = run(tmp_path / "run", f"model.init_from={source}")
+    changes = (training.AVERAGED, f"model.init_from={source}")
+    result, said = run(tmp_path / "run", *changes)
     assert f"parameters from {source}" in said and result.trained_steps == 8
     assert first_loss(tmp_path / "run") < first_loss(source)
 
 
 def test_a_run_killed_before_its_first_checkpoint_takes_them_again(source, tmp_path):
     changes = [f"model.init_from={source}", "optim.learning_rate=0.0"]
+    changes += [training.AVERAGED]
     run(tmp_path / "run", *changes)
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     _, said = run(tmp_path / "run", *changes)
     assert f"parameters from {source}" in said
-    assert training.same_bits(params_of_plain(tmp_path / "run"), params_of(source, 8))
-
-
-def params_of_plain(workdir):
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=9, read_only=True)
-    parts = training.build(training.tiny_config())
-    state, _ = checkpoints.restore(8, parts.state_shapes)
-    checkpoints.close()
-    return training.host(state.params)
+    assert training.same_bits(params_of(tmp_path / "run", 8), params_of(source, 8))
 
 
 def transfer(source, *changes):

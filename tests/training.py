@@ -13,6 +13,7 @@ import tempfile
 import jax
 import numpy as np
 
+from tests import flags as xla_flags
 from tests.models import tiny
 from vit_jax import setup, sharding
 from vit_jax.config import load
@@ -36,10 +37,7 @@ TINY = (
 
 def environment(devices=1):
     """What a subprocess runs with: as the tests, with fewer devices."""
-    flags = (
-        f"--xla_force_host_platform_device_count={devices} "
-        "--xla_backend_optimization_level=0"
-    )
+    flags = xla_flags.on_devices(devices)
     return os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
 
 
@@ -77,6 +75,24 @@ def train_arguments(workdir, *changes):
 def tiny_config(*changes):
     """The digits config with the tiny model, the number of classes resolved."""
     return load(DIGITS, flags(*changes))
+
+
+AVERAGED = "train.ema=0.9"  # tests whose runs have the same step compile it once
+
+
+@functools.cache
+def finished():
+    """A finished run of AVERAGED: its folder, result and what it said.
+
+    It is there for every test of this process, so nobody may change it.
+    """
+    from vit_jax.train import train
+
+    place = tempfile.mkdtemp(prefix="finished-")
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    folder, said = pathlib.Path(place) / "run", []
+    result = train(tiny_config(AVERAGED), str(folder), say=said.append)
+    return folder, result, "\n".join(map(str, said))
 
 
 def build(config, devices=None, total=8):

@@ -18,6 +18,12 @@ from .core import Context, HangError
 SCRIPTS = pathlib.Path(__file__).resolve().parents[1]
 ROOT = SCRIPTS.parent
 CONFIG = SCRIPTS / "chaos_config.py"
+# Programs that run for seconds are compiled quickly rather than well: tests/flags.py.
+UNOPTIMISED = "--xla_backend_optimization_level=0"
+QUICK = (
+    f"{UNOPTIMISED} --xla_cpu_parallel_codegen_split_count=1 "
+    "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
+)
 # A run takes seconds; this is for a machine that does much else beside.
 PATIENCE = 240.0
 
@@ -26,12 +32,14 @@ _live_lock = threading.Lock()
 
 
 def environment(context: Context, *, devices: int = 1, cache: bool = True) -> dict:
-    """A CPU with some simulated devices; compiled programs are kept between runs."""
+    """A CPU with some simulated devices; compiled programs are kept between runs.
+
+    Without ``cache``, compiling takes the time in which something can happen to it.
+    """
+    flags = QUICK if cache else UNOPTIMISED
     values = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        # Programs that run for seconds are compiled quickly rather than well.
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
-        "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {flags}",
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(SCRIPTS)]),
         "PYTHONUNBUFFERED": "1",
         "MPLCONFIGDIR": str(context.folder / "matplotlib"),

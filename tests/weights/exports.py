@@ -87,33 +87,42 @@ def run_python(code, *arguments, package=True, **variables):
 
 # Writes models and compares them; then with another bias of the head; then by command.
 WRITE = """
-import json, pathlib, sys
+import contextlib, io, json, pathlib, sys
 import numpy as np
 from tests.weights import exports
 from vit_jax.cli import main
 from vit_jax.weights.export import TARGETS, compare
 
-to, folder, *names = sys.argv[1:]
-target, folder, results = TARGETS[to], pathlib.Path(folder), {}
-for name in names:
-    changes, path = exports.PROGRAMS[name], folder / name
-    model = exports.build(**changes)
-    target.write(path, model, exports.card(model))
-    exact = exports.build(**changes | {"dtype": "float32"})
-    results[name] = compare(target, path, exact)
-    images = exports.images(model, 3)
-    wanted = exports.expected(model, images)
-    np.savez(folder / f"{name}.npz", images=images, wanted=wanted)
-source, model = exports.write_source(folder / "source")
-output = folder / f"output{target.suffix}"
-assert main(["convert", source, str(output), f"--to={to}", "--licence=mit"]) == 0
-model.head.bias[...] = model.head.bias[...] + 0.01
-results["another bias"] = compare(target, output, model)
-print(json.dumps(results))
+
+def write(to, folder, names):
+    target, results = TARGETS[to], {}
+    for name in names:
+        changes, path = exports.PROGRAMS[name], folder / name
+        model = exports.build(**changes)
+        target.write(path, model, exports.card(model))
+        exact = exports.build(**changes | {"dtype": "float32"})
+        results[name] = compare(target, path, exact)
+        images = exports.images(model, 3)
+        wanted = exports.expected(model, images)
+        np.savez(folder / f"{name}.npz", images=images, wanted=wanted)
+    source, model = exports.write_source(folder / "source")
+    output = folder / f"output{target.suffix}"
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert main(["convert", source, str(output), f"--to={to}", "--licence=mit"]) == 0
+    model.head.bias[...] = model.head.bias[...] + 0.01
+    results["another bias"] = compare(target, output, model)
+    return results, said.getvalue().splitlines()
+
+
+found = {}
+for to, names in json.loads(sys.argv[2]).items():
+    folder = pathlib.Path(sys.argv[1], to)
+    folder.mkdir()
+    found[to] = write(to, folder, names)
+print(json.dumps(found))
 """
 
 
-def write_elsewhere(to, folder, names):
-    """Runs WRITE; what was compared, and the other lines that were printed."""
-    *lines, results = run_python(WRITE, to, folder, *names).splitlines()
-    return json.loads(results), lines
+def write_elsewhere(folder, names):
+    """Runs WRITE for names by format; by format, what was compared, and said."""
+    return json.loads(run_python(WRITE, folder, json.dumps(names)).splitlines()[-1])
