@@ -27,7 +27,7 @@ from overhead import build_runs, open_loop
 
 from benchmark_steps.timm_peer import import_torch_and_timm
 from vit_jax import config as configs
-from vit_jax import setup, train
+from vit_jax import setup, setup_data, train
 
 CONFIG = "configs/digits.py"
 NUM_TEST = 360
@@ -191,7 +191,9 @@ def load() -> tuple[Any, setup.Steps]:
     config = configs.load(CONFIG, [])
     facts = setup.describe_data(config)
     config = setup.resolve(config, facts)
-    return config, setup.resolve_steps(config, setup.num_train_examples(config, facts))
+    return config, setup.resolve_steps(
+        config, setup_data.num_train_examples(config, facts)
+    )
 
 
 def run_plain() -> None:

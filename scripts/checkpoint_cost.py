@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax import config as configs
-from vit_jax import digest, setup
+from vit_jax import digest, setup, setup_data
 from vit_jax.checkpoint import Checkpoints
 
 IMAGENET = 1_281_167
@@ -80,7 +80,7 @@ def save_once(checkpoints: Checkpoints, step: int, state: Any, update: Any) -> A
 
 def seconds_per_image(parts: setup.Parts, config: Any, batch_size: int) -> float:
     """Training time of an image, by a few steps on random images."""
-    height, width = setup.image_size(config)
+    height, width = setup_data.image_size(config)
     images = np.zeros((batch_size, height, width, config.model.channels), np.uint8)
     labels = np.zeros(batch_size, np.int32)
     batch = {"image": jnp.asarray(images), "label": jnp.asarray(labels)}

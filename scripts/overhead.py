@@ -21,7 +21,7 @@ import jax
 from etils import epath
 
 from vit_jax import config as configs
-from vit_jax import goodput, setup, train
+from vit_jax import goodput, setup, setup_data, train
 from vit_jax.evaluations import due
 from vit_jax.life import Life
 from vit_jax.run import Run, exclusive, open_run
@@ -94,7 +94,7 @@ def main() -> int:
     config = configs.load(options.config, overrides)
     facts = setup.describe_data(config)
     config = setup.resolve(config, facts)
-    steps = setup.resolve_steps(config, setup.num_train_examples(config, facts))
+    steps = setup.resolve_steps(config, setup_data.num_train_examples(config, facts))
     parts = setup.build_parts(config, steps)
     endless = dataclasses.replace(steps, total=10**9)
     with contextlib.ExitStack() as stack:

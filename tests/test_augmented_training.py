@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests import training
-from vit_jax import setup
+from vit_jax import setup, setup_data
 
 EVERYTHING = (
     "data.augment.policy=three_augment",
@@ -68,7 +68,7 @@ def test_loader_gives_what_the_config_asks_for():
     parts = training.build(config, devices=jax.devices()[:2])
     with config.unlocked():
         config.data.augment.views = 2
-    loader = setup.build_loader(config, parts.mesh)
+    loader = setup_data.build_loader(config, parts.mesh)
     try:
         batch = loader.batch(np.arange(16), 0)
     finally:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests import training
 from tests.models import reference, tiny
-from vit_jax import cli, setup
+from vit_jax import cli, setup_data
 from vit_jax import predict as module
 from vit_jax.data.augment import eval_transform
 from vit_jax.models import attention_maps
@@ -400,7 +400,7 @@ def test_a_run_classifies_files_as_its_evaluation(tmp_path):
     workdir, finished, _ = training.finished()
     accuracy = finished.evaluations["val/accuracy"]
 
-    source = setup.open_source(training.tiny_config(), "test")
+    source = setup_data.open_source(training.tiny_config(), "test")
     files, labels = [], []
     for index in range(len(source)):
         file = tmp_path / f"{index}.png"

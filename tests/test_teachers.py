@@ -12,7 +12,7 @@ from flax import nnx
 
 from tests import training
 from tests.models import tiny
-from vit_jax import cli, setup, teachers
+from vit_jax import cli, setup_data, teachers
 from vit_jax.checkpoint import Checkpoints
 from vit_jax.config import ConfigError
 from vit_jax.data.errors import DataError
@@ -263,7 +263,7 @@ def test_stored_logits_teach_by_id(configs, tmp_path):
         )
     parts = training.build(config)
     assert parts.frozen == {} and parts.loaded["teacher"]["digest"]
-    loader = setup.build_loader(config, parts.mesh, parts.teacher)
+    loader = setup_data.build_loader(config, parts.mesh, parts.teacher)
     try:
         ids = loader.ids(3, shuffle=True)
         batch = loader.batch(ids, 3 * 16)

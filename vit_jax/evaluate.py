@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import jax
 from etils import epath
 
-from vit_jax import setup, storage
+from vit_jax import setup, setup_data, storage
 from vit_jax.checkpoint import CheckpointError, Checkpoints
 from vit_jax.config import from_json
 from vit_jax.config_evals import with_evaluators
@@ -50,7 +50,7 @@ def evaluate(
     )
     names = names or list(config.evals)
     facts = setup.describe_data(config)
-    steps = setup.resolve_steps(config, setup.num_train_examples(config, facts))
+    steps = setup.resolve_steps(config, setup_data.num_train_examples(config, facts))
     checkpoints = Checkpoints(
         folder / "checkpoints",
         keep=config.checkpoint.keep,

@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from vit_jax import metrics as reporting
-from vit_jax import setup, warm_start
+from vit_jax import setup, setup_data, warm_start
 from vit_jax.checkpoint import CheckpointError, Checkpoints
 from vit_jax.data.pipeline import Loader
 from vit_jax.distributed import Peers, PeersRefused
@@ -140,7 +140,7 @@ def open_run(
     bad_examples = BadExampleLog(folder, jax.process_index(), before=before)
     loader = None
     if start < steps.total:
-        loader = setup.build_loader(config, parts.mesh, parts.teacher)
+        loader = setup_data.build_loader(config, parts.mesh, parts.teacher)
         stack.callback(loader.close)
         loader.know_bad(bad_examples.training)
     evaluations = Evaluations(

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from vit_jax import evals, setup, sharding
+from vit_jax import evals, setup, setup_data, sharding
 from vit_jax.data import augment, sources
 from vit_jax.data.pipeline import Deferred, Loader
 from vit_jax.evals.base import Split
@@ -41,7 +41,7 @@ def build_evaluator(
         mean=config.data.mean,
         std=config.data.std,
         num_classes=config.model.num_classes or 0,
-        class_names=sources.describe(setup.data_spec(config)).class_names,
+        class_names=sources.describe(setup_data.data_spec(config)).class_names,
         mesh=parts.mesh,
         seed=config.seed,
         open=functools.partial(open_split, config, parts.mesh),
@@ -63,9 +63,9 @@ def open_split(
 ) -> Split:
     """Opens a split, in order, as the model sees it.
 
-    ``chosen`` is for `setup.evaluated_spec`.
+    ``chosen`` is for `setup_data.evaluated_spec`.
     """
-    spec = setup.evaluated_spec(config, **chosen)
+    spec = setup_data.evaluated_spec(config, **chosen)
     facts = sources.describe(spec)
     num_classes = facts.num_classes
     if num_classes is None and not chosen.get("data"):
@@ -88,7 +88,7 @@ def _central_crop(config: ConfigDict, resize: int) -> Deferred:
     return Deferred(
         augment.eval_transform,
         takes_rng=False,
-        image_size=setup.image_size(config),
+        image_size=setup_data.image_size(config),
         channels=config.model.channels,
         resize=resize,
         max_pixels=config.data.max_pixels,
@@ -99,7 +99,7 @@ def _training_crop(config: ConfigDict) -> Deferred:
     return Deferred(
         augment.train_transform,
         takes_sound=True,
-        image_size=setup.image_size(config),
+        image_size=setup_data.image_size(config),
         channels=config.model.channels,
         crop="inception",
         area=PROBE_AREA,

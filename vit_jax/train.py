@@ -9,7 +9,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from vit_jax import goodput, rollback, setup, storage, warm_start
+from vit_jax import goodput, rollback, setup, setup_data, storage, warm_start
 from vit_jax import metrics as reporting
 from vit_jax.data.errors import DataError
 from vit_jax.data.pipeline import train_batches
@@ -66,7 +66,7 @@ def train(
     config = warm_start.adopt(config, folder)
     facts = setup.describe_data(config)
     config = setup.resolve(config, facts)
-    steps = setup.resolve_steps(config, setup.num_train_examples(config, facts))
+    steps = setup.resolve_steps(config, setup_data.num_train_examples(config, facts))
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(Stop())
         lock = stack.enter_context(exclusive(folder, peers, say))

@@ -27,7 +27,7 @@ STEPS = 2 * CLASSES * EACH // BATCH  # two epochs
 def open_loader(name: str, dir: str, bad: str) -> Any:
     """The loader of a training run on this data set."""
     from vit_jax import config as configs
-    from vit_jax import setup, sharding
+    from vit_jax import setup_data, sharding
 
     changes = {
         "data.name": name,
@@ -42,7 +42,7 @@ def open_loader(name: str, dir: str, bad: str) -> Any:
     flags = [f"--config.{key}={value}" for key, value in changes.items()]
     config = configs.load(str(CONFIG), flags)
     mesh = sharding.build_mesh(**config.mesh)
-    return setup.build_loader(config, mesh)
+    return setup_data.build_loader(config, mesh)
 
 
 def read_all(loader: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

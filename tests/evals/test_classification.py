@@ -10,7 +10,7 @@ import pytest
 from tests import training
 from tests.evals import small
 from tests.models import tiny
-from vit_jax import evals, setup, setup_evals
+from vit_jax import evals, setup_data, setup_evals
 from vit_jax.data import augment
 from vit_jax.evals.classification import Classification, counts, summarize
 from vit_jax.objectives.base import merge
@@ -29,7 +29,7 @@ def parts_and_params(devices):
 def by_numpy():
     """Accuracy and loss in float64 from logits of the whole split at once."""
     config = training.tiny_config()
-    source = setup.open_source(config, "test")
+    source = setup_data.open_source(config, "test")
     transform = augment.eval_transform(image_size=(8, 8), channels=1, resize=0)
     examples = [source[i] for i in range(len(source))]
     images = np.stack([transform(example["image"]) for example in examples])

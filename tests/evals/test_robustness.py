@@ -241,8 +241,8 @@ def test_the_sets_here_are_like_those_of_tfds(tmp_path):
         assert (folder / name).read_text().split() == (
             (tmp_path / name).read_text().split()
         )
-    described = setup.sources.describe(
-        setup.sources.DataSpec("x", dir=str(made), label_key="real_label")
+    described = sources.describe(
+        sources.DataSpec("x", dir=str(made), label_key="real_label")
     )
     assert described.num_classes == 1000
 

@@ -22,8 +22,14 @@ BEST, WORST = 0.6, 0.2
 
 # Products of a block that remat does again, of queries with keys, of weights with
 # values, and of all else but the MLP's last, whose result nothing asks for.
-_AGAIN = {"none": (0, 0, 0), "attention": (1, 0, 0), "dots": (1, 1, 0)}
+_AGAIN = {
+    "none": (0, 0, 0),
+    "elementwise": (0, 0, 0),
+    "attention": (1, 0, 0),
+    "dots": (1, 1, 0),
+}
 _ALL_AGAIN = (1, 1, 1)
+_ONLY_INPUTS = ("full", "offload")  # policies that keep nothing else of a block
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +40,7 @@ class Traffic:
       gather: of parameters that are split.
       reduce: of gradients, inside a slice.
       tensor: of activations, between the parts of a layer.
+      sequence: of keys and values, between parts of the tokens.
       across: of gradients, between slices.
       mixing: of images, a row to the next device, which mixup and cutmix want.
     """
@@ -41,6 +48,7 @@ class Traffic:
     gather: float
     reduce: float
     tensor: float
+    sequence: float
     across: float
     mixing: float
 
@@ -55,37 +63,42 @@ def traffic(program: Program, config: Any, devices: int) -> Traffic:
     axes = mesh_sizes(config, devices)
     params = program.sharded(axes).params
     width = 2 if config.model.dtype == "bfloat16" else 4
-    copies = axes["data"] * axes["fsdp"]
+    summed = 4 if config.model.gradient_dtype == "float32" else width
+    parts = axes["data"] * axes["fsdp"]
     gather = reduce = across = 0.0
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         # The head and its gradient are in float32.
-        item = 4 if "'head" in jax.tree_util.keystr(path) else width
+        is_head = "'head" in jax.tree_util.keystr(path)
         is_split = any("fsdp" in (axis, *_names(axis)) for axis in leaf.sharding.spec)
-        parts = math.prod(leaf.shape) / math.prod(leaf.sharding.shard_shape(leaf.shape))
         over_fsdp = axes["fsdp"] if is_split else 1
-        size = item * math.prod(leaf.shape) / (parts / over_fsdp)
+        size = over_fsdp * math.prod(leaf.sharding.shard_shape(leaf.shape))
         if is_split:  # forward, and again backward
-            gather += 2 * sent_bytes("all-gather", size, axes["fsdp"])
-        reduce += sent_bytes("all-reduce", size, copies)
+            item = 4 if is_head else width
+            gather += 2 * sent_bytes("all-gather", item * size, axes["fsdp"])
+        size *= 4 if is_head else summed
+        reduce += sent_bytes("all-reduce", size, parts * axes["sequence"])
         across += sent_bytes("all-reduce", size / over_fsdp, axes["slices"])
     times = config.train.accumulate
     return Traffic(
         gather=times * gather,
         reduce=times * reduce,
         tensor=_tensor(config, axes),
+        sequence=_sequence(config, axes),
         across=times * across,
-        mixing=_mixing(config, copies * axes["slices"]),
+        mixing=_mixing(config, parts * axes["slices"]),
     )
 
 
 def _mixing(config: Any, parts: int) -> float:
     """A row of images and labels, in float32, on the way to the next part."""
-    from vit_jax import setup
+    from vit_jax import setup_data
 
     section = config.data.augment
     if parts == 1 or not (section.mixup or section.cutmix):
         return 0.0
-    pixels = section.views * math.prod(setup.image_size(config)) * config.model.channels
+    pixels = (
+        section.views * math.prod(setup_data.image_size(config)) * config.model.channels
+    )
     return 4.0 * (pixels + config.model.num_classes)
 
 
@@ -97,6 +110,21 @@ def _tensor(config: Any, axes: Mapping[str, int]) -> float:
     """After attention and MLP, forward and backward, and again with full remat."""
     if axes["tensor"] == 1:
         return 0.0
+    passes = 6 if config.model.remat in _ONLY_INPUTS else 4
+    size = _tokens(config, axes) / axes["sequence"]
+    return _depth(config) * passes * sent_bytes("all-reduce", size, axes["tensor"])
+
+
+def _sequence(config: Any, axes: Mapping[str, int]) -> float:
+    """Keys and values, gathered forward and backward; their gradients are summed."""
+    size, group = _tokens(config, axes) / axes["tensor"], axes["sequence"]
+    once = 2 * sent_bytes("all-gather", size, group)
+    once += sent_bytes("all-reduce", size, group)
+    return _depth(config) * 2 * once
+
+
+def _tokens(config: Any, axes: Mapping[str, int]) -> float:
+    """Bytes of all patches' tokens of a device's rows."""
     from vit_jax.models import variants
 
     model = variants.resolve(**config.model.to_dict())
@@ -105,10 +133,13 @@ def _tensor(config: Any, axes: Mapping[str, int]) -> float:
         for side, patch in zip(model["image_size"], model["patch_size"], strict=True)
     )
     item = 2 if model["dtype"] == "bfloat16" else 4
-    tokens = rows_a_device(config, axes) * patches / axes["sequence"]
-    passes = 6 if model["remat"] == "full" else 4
-    size = item * tokens * model["width"]
-    return model["depth"] * passes * sent_bytes("all-reduce", size, axes["tensor"])
+    return item * rows_a_device(config, axes) * patches * model["width"]
+
+
+def _depth(config: Any) -> int:
+    from vit_jax.models import variants
+
+    return variants.resolve(**config.model.to_dict())["depth"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +200,7 @@ def predict(program: Program, config: Any, topology: Topology) -> Prediction:
     link = chip.link_gbps * 1e9 / chip.devices
     network = chip.network_gbps * 1e9 / chip.devices
     inner = axes["tensor"] * axes["sequence"]
-    fast = sent.tensor / link
+    fast = (sent.tensor + sent.sequence) / link
     slow = sent.across / network
     fast += sent.mixing / link
     for amount, group in (

@@ -63,7 +63,7 @@ def prepare(config: Any, topology: Topology) -> Job:
     Raises:
       ConfigError: it cannot train there, or lacks what the data set would have told.
     """
-    from vit_jax import setup
+    from vit_jax import setup, setup_data
     from vit_jax.config import ConfigError, check
     from vit_jax.config_check_model import check_attention
     from vit_jax.objectives import mask_of
@@ -98,7 +98,9 @@ def prepare(config: Any, topology: Topology) -> Job:
         raise ConfigError([f"{topology}: {problem}" for problem in problems])
     resolved = setup.resolve(config, facts) if facts else config
     if facts is not None:
-        steps = setup.resolve_steps(resolved, setup.num_train_examples(config, facts))
+        steps = setup.resolve_steps(
+            resolved, setup_data.num_train_examples(config, facts)
+        )
         return Job(resolved, steps, steps.total, topology)
     # Epochs of whatever length: the program is the same.
     steps = setup.resolve_steps(resolved, 1_000_000)
@@ -122,12 +124,12 @@ def _check_layout(config: Any, topology: Topology) -> list[str]:
 
 def describe(config: Any) -> Any:
     """`DatasetFacts`: of a well-known set by name, else as it says; None if unknown."""
-    from vit_jax import setup
+    from vit_jax import setup_data
     from vit_jax.data import sources
     from vit_jax.data.errors import DataError
     from vit_jax.data.facts import DatasetFacts
 
-    spec = setup.data_spec(config)
+    spec = setup_data.data_spec(config)
     kind, rest = spec.kind, spec.rest
     name = rest.partition(":")[0].partition("/")[0]
     if kind in ("", "tfrecord") and name in _KNOWN:
@@ -192,11 +194,11 @@ def build(
 
 def batch_shapes(config: Any, rows: int, mesh: Any = None) -> dict[str, Any]:
     """What the loader hands to the step, on a mesh or nowhere."""
-    from vit_jax import setup
+    from vit_jax import setup_data
 
     place = None if mesh is None else sharding.batch_sharding(mesh)
     views = config.data.augment.views
-    shape = (*((views,) if views > 1 else ()), *setup.image_size(config))
+    shape = (*((views,) if views > 1 else ()), *setup_data.image_size(config))
     return {
         "image": jax.ShapeDtypeStruct(
             (rows, *shape, config.model.channels), jnp.uint8, sharding=place

@@ -6,7 +6,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from vit_jax import setup
+from vit_jax import setup, setup_data
 from vit_jax.metrics import location
 
 
@@ -26,7 +26,7 @@ def headline(
     config: ConfigDict, facts: Any, parts: setup.Parts, steps: setup.Steps
 ) -> str:
     """One line that says what is about to run."""
-    size = "x".join(map(str, setup.image_size(config)))
+    size = "x".join(map(str, setup_data.image_size(config)))
     shape = {axis: n for axis, n in parts.mesh.shape.items() if n > 1}
     layout = " x ".join(f"{axis} {n}" for axis, n in shape.items()) or "one device"
     return (
