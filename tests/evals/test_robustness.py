@@ -15,6 +15,7 @@ from vit_jax import config as configs
 from vit_jax import setup, setup_evals, sharding
 from vit_jax.config import ConfigError
 from vit_jax.config_file import shipped_base
+from vit_jax.data import sources
 from vit_jax.data.errors import DataError
 from vit_jax.evals.class_maps import chosen_classes
 from vit_jax.objectives.base import split as take_apart
