@@ -215,7 +215,7 @@ def test_the_teacher_computes_what_its_file_does(configs, file):
         logits[dtype] = np.asarray(objective.teacher({"images": jnp.asarray(images)}))
         model, _ = load(str(file), dtype=dtype)
         # Kernels kept in bfloat16 are those that are rounded when they are used.
-        np.testing.assert_array_equal(logits[dtype], model(images))
+        np.testing.assert_array_equal(logits[dtype], model(jnp.asarray(images)))
         kept = tiny.flatten(parts.frozen["teacher"]["model"])
         assert kept["blocks/mlp/hidden/kernel"].dtype == dtype
         assert kept["head/kernel"].dtype == kept["norm/scale"].dtype == "float32"

@@ -15,7 +15,7 @@ from sklearn.datasets import load_sample_images
 
 from tests.data import sources
 from tests.data.test_pipeline import over
-from vit_jax.data import augment, pipeline, retry, rows
+from vit_jax.data import arrays, augment, pipeline, retry, rows
 from vit_jax.data import workers as workers_module
 from vit_jax.data.errors import BadExampleError, DataError
 
@@ -463,6 +463,32 @@ def test_each_process_loads_its_rows_and_no_others(make_loader, processes, monke
         assert len(pixels) == share
         np.testing.assert_array_equal(pixels, whole["image"][part])
         np.testing.assert_array_equal(labels, whole["label"][part])
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_further_columns_are_of_the_examples_that_are_really_there(
+    make_loader, devices
+):
+    columns = {"id": lambda ids: ids, "twice": lambda ids: np.stack([ids, ids], 1) * 2}
+    loader = make_loader(
+        sources.Numbers(50, bad=[2, 34]), bad="skip", columns=columns, devices=devices
+    )
+    drawn = loader.ids(3, shuffle=True)
+    assert {2, 34} < set(drawn.tolist())
+    batch = loader.batch(drawn, 48)
+    np.testing.assert_array_equal(batch["id"], batch["label"])  # of `Numbers` the same
+    np.testing.assert_array_equal(batch["twice"][:, 1], 2 * np.asarray(batch["id"]))
+    assert "id" not in loader.masked_batch(drawn, np.ones(16, bool))
+
+
+def test_several_labels_of_an_example(make_loader):
+    label = np.full((50, 3), -1)
+    label[:, 0] = np.arange(50) % 7
+    source = arrays.ArraySource(np.zeros((50, 4, 4, 3), np.uint8), label)
+    loader = make_loader(source)
+    batch = loader.batch(np.arange(16), 0)
+    assert batch["label"].dtype == np.int32
+    np.testing.assert_array_equal(batch["label"], label[:16])
 
 
 def test_seeking_is_fast():

@@ -175,8 +175,12 @@ class Loader:
           BadExampleError: an example is damaged, and ``bad`` is "stop".
           DataError: more than ``max_bad`` are, or storage fails.
         """
-        pixels, labels, rows, _ = self._load(ids, first_position, examples, stopped)
-        more = {name: column(rows) for name, column in self._columns.items()}
+        here = np.concatenate([ids[slice(*rows)] for rows in self._ranges])
+        here = here.astype(np.int64)
+        pixels, labels, _ = self._load(
+            ids, first_position, examples, stopped, taken=here
+        )
+        more = {name: column(here) for name, column in self._columns.items()}
         return self._place(image=pixels, label=labels, **more)
 
     def masked_batch(
@@ -193,7 +197,7 @@ class Loader:
         In an evaluation another example would count twice; a damaged one counts not at
         all.
         """
-        pixels, labels, _, good = self._load(
+        pixels, labels, good = self._load(
             ids, first_position, examples, stopped, replace=False
         )
         here = np.concatenate([real[slice(*rows)] for rows in self._ranges])
@@ -206,8 +210,12 @@ class Loader:
         examples: Sequence[dict[str, Any]] | None,
         stopped: threading.Event | None,
         replace: bool = True,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Pixels, labels, ids and whether they are good, of this process's rows."""
+        taken: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pixels, labels and whether they are good, of the rows of this process.
+
+        Ids of what takes the place of damaged examples are written into ``taken``.
+        """
         rows = [
             Row(
                 int(ids[row]),
@@ -220,7 +228,6 @@ class Loader:
         with self._loading:
             out, labels, bad = self._pool.load(rows, stopped or threading.Event())
         labels = self._stacked(labels)
-        found_ids = np.array([row.id for row in rows], np.int64)
         good = np.ones(len(rows), bool)
         for number, found in enumerate(bad):
             if found is None:
@@ -228,16 +235,16 @@ class Loader:
             self._note(found)
             good[number] = replace
             if replace or out is None:
-                pixels, labels[number], found_ids[number] = self._replacement(
-                    rows[number]
-                )
+                pixels, labels[number], id = self._replacement(rows[number])
+                if taken is not None:
+                    taken[number] = id
                 if out is None:  # only now is it known how large an image is
                     out = np.zeros((len(rows), *pixels.shape), np.uint8)
                 out[number] = pixels
             else:
                 out[number] = 0  # not what the memory held before
         assert out is not None  # there is a row, good or replaced
-        return out, labels, found_ids, good
+        return out, labels, good
 
     def _stacked(self, labels: Sequence[Label]) -> np.ndarray:
         """Labels as one array; those of damaged examples are zero."""
