@@ -5,7 +5,7 @@ import dataclasses
 import jax
 from ml_collections import ConfigDict
 
-from vit_jax import sharding
+from vit_jax import sharding, teachers
 from vit_jax.data import augment, sources
 from vit_jax.data.errors import DataError
 from vit_jax.data.facts import DatasetFacts, split_size
