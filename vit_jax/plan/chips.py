@@ -49,7 +49,7 @@ class Chip:
     per_host: int = 8
     on_one_host: int = 8
     largest: int = 0
-    vmem_mib: float = 0.0
+    vmem_mib: int = 0
 
     @property
     def is_tpu(self) -> bool:
@@ -64,8 +64,8 @@ class Chip:
 _TPU = "Google Cloud TPU documentation, {}; usable memory from libtpu 0.0.42"
 _XLA = "XLA target specification and third-party pages; SXM, one NIC a GPU"
 _MLPERF = "MLCommons inference results, {}, for memory, NVLink and network"
-_CUBES = dict(cores=2, per_host=4, on_one_host=4, vmem_mib=128.0)
-_SQUARES = dict(per_host=4, on_one_host=8, largest=256, vmem_mib=128.0)
+_CUBES = dict(cores=2, per_host=4, on_one_host=4, vmem_mib=128)
+_SQUARES = dict(per_host=4, on_one_host=8, largest=256, vmem_mib=128)
 
 CHIPS: dict[str, Chip] = {
     chip.name: chip
