@@ -64,7 +64,7 @@ def test_text_says_what_is_predicted(capsys):
     assert call("--topology=v5e-4", "--no_compile") == 0
     text = capsys.readouterr().out
     assert "v5e:2x2 (v5e-4): 4 chips, 1 host, 4 cores" in text
-    assert "by shapes, an estimate to 10%" in text
+    assert "by shapes, an estimate to 15%" in text
     assert "predicted step" in text
 
 

@@ -13,7 +13,7 @@ import jax
 
 from vit_jax.plan.hlo import sent_bytes
 from vit_jax.plan.program import mesh_sizes
-from vit_jax.plan.shapes import Program, device_bytes, rows_a_device
+from vit_jax.plan.shapes import Program, device_bytes, overlapped, rows_a_device
 from vit_jax.plan.topology import Topology
 
 # Share of a chip's peak that a ViT step reaches: published ones are between 16 % (a
@@ -56,6 +56,7 @@ def traffic(program: Program, config: Any, devices: int) -> Traffic:
     params = program.sharded(axes).params
     width = 2 if config.model.dtype == "bfloat16" else 4
     copies = axes["data"] * axes["fsdp"]
+    in_parts = overlapped(program, config, axes)
     gather = reduce = across = 0.0
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         # The head and its gradient are in float32.
@@ -64,9 +65,14 @@ def traffic(program: Program, config: Any, devices: int) -> Traffic:
         parts = math.prod(leaf.shape) / math.prod(leaf.sharding.shard_shape(leaf.shape))
         over_fsdp = axes["fsdp"] if is_split else 1
         size = item * math.prod(leaf.shape) / (parts / over_fsdp)
-        if is_split:  # forward, and again backward
-            gather += 2 * sent_bytes("all-gather", size, axes["fsdp"])
-        reduce += sent_bytes("all-reduce", size, copies)
+        if is_split and in_parts and "blocks" in jax.tree_util.keystr(path):
+            # Rings that send two parts more than they need, for the sum as well.
+            gather += 2 * size * (copies + 1) / copies
+            reduce += size * (copies + 1) / copies
+        else:
+            if is_split:  # forward, and again backward
+                gather += 2 * sent_bytes("all-gather", size, axes["fsdp"])
+            reduce += sent_bytes("all-reduce", size, copies)
         across += sent_bytes("all-reduce", size / over_fsdp, axes["slices"])
     times = config.train.accumulate
     return Traffic(

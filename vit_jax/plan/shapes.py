@@ -37,9 +37,10 @@ ROWS = 1_000_003
 
 
 # What the backward pass of a layer works with, by everything that the layer computes,
-# found from programs compiled for TPUs: what is beyond a part that vector memory holds
-# counts, and counts more where remat computes it again, within limits.
-IN_VMEM, WORKING, WORKING_AGAIN, AGAIN_BETWEEN = 2.7, 0.77, 1.6, (0.3, 1.15)
+# found from programs compiled for TPUs: what is beyond what vector memory holds, more
+# where remat computes it again, within limits. MiB in SMALL: what is held in any case.
+WORKING, WORKING_AGAIN, LEAST, MOST = 0.77, 2.0, 0.45, 1.15
+SMALL, SMALL_ARRAY = 112.0, 37.0
 
 # Where all devices share the parameters, and are not more than these, the TPU compiler
 # overlaps gathers of matrices from this size, MiB, with products, and lays tokens out
@@ -255,13 +256,24 @@ def memory(program: Program, config: Any, devices: int) -> Memory:
 def _ends(params: Any, config: Any) -> int:
     """Bytes of what is split and no layer: gathered, and its gradient before the sum.
 
-    Of 21,843 classes that is much, and a head's gradient is in float32.
+    Of 21,843 classes that is much. Small arrays are in vector memory.
     """
-    item = 4 + (2 if config.model.dtype == "bfloat16" else 4)
-    return sum(
+    sizes = [
         item * math.prod(leaf.shape)
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
         if "blocks" not in jax.tree_util.keystr(path) and any(leaf.sharding.spec)
+        for item in (4, 2 if config.model.dtype == "bfloat16" else 4)
+    ]
+    return sum(size for size in sizes if size > SMALL_ARRAY * 2**20)
+
+
+def overlapped(program: Program, config: Any, axes: Mapping[str, int]) -> bool:
+    """Whether the compiler gathers parameters in parts, behind products."""
+    model = variants.resolve(**config.model.to_dict())
+    return (
+        program.chip.is_tpu
+        and 1 < axes["fsdp"] == math.prod(axes.values()) <= OVERLAPPED
+        and 2 * model["width"] * model["mlp_dim"] >= OVERLAPPED_MIB * 2**20
     )
 
 
@@ -280,13 +292,7 @@ class _Kept:
         self._model = variants.resolve(**config.model.to_dict())
         self._axes, self._rows, self._chip = axes, rows, program.chip
         self._remat = config.model.remat
-        matrix = 2 * self._model["width"] * self._model["mlp_dim"]
-        self._overlapped = (
-            program.chip.is_tpu
-            and self._remat == "none"
-            and 1 < axes["fsdp"] == math.prod(axes.values()) <= OVERLAPPED
-            and matrix >= OVERLAPPED_MIB * 2**20
-        )
+        self._overlapped = self._remat == "none" and overlapped(program, config, axes)
         saved = program.saved(self._remat)
         pixels = math.prod(self._model["patch_size"]) * config.model.channels
         self.stacked = sum(map(self._bytes, filter(self._is_stacked, saved)))
@@ -304,11 +310,12 @@ class _Kept:
 
     def layer(self, chip: Chip) -> float:
         """What the backward pass of one layer works with."""
-        beyond = max(0.0, self._everything - IN_VMEM * chip.vmem_mib * 2**20)
+        everything = self._everything
+        beyond = max(0.0, everything - chip.held_mib * 2**20)
         if self._remat == "none":
             return WORKING * beyond
-        least, most = (share * self._everything for share in AGAIN_BETWEEN)
-        return min(max(WORKING_AGAIN * beyond, least), most)
+        least = LEAST * max(0.0, everything - SMALL * 2**20)
+        return min(max(WORKING_AGAIN * beyond, least), MOST * everything)
 
     def _is_stacked(self, leaf: Any) -> bool:
         return leaf.shape[0] == self._model["depth"] > 1 and ROWS not in leaf.shape[:1]

@@ -2,8 +2,8 @@
 
 from vit_jax.plan.plan import Plan
 
-# By shapes, against the compiler's: README has the programs that were compared.
-ERROR = 0.1
+# By shapes, against the compiler: the worst of the programs in README, most are 5 %.
+ERROR = 0.15
 
 _PARTS = {
     "params": "parameters",
