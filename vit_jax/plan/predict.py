@@ -12,8 +12,9 @@ from typing import Any
 import jax
 
 from vit_jax.plan.hlo import sent_bytes
+from vit_jax.plan.kept import overlapped
 from vit_jax.plan.program import mesh_sizes
-from vit_jax.plan.shapes import Program, device_bytes, overlapped, rows_a_device
+from vit_jax.plan.shapes import Program, device_bytes, rows_a_device
 from vit_jax.plan.topology import Topology
 
 # Share of a chip's peak that a ViT step reaches: published ones are between 16 % (a
