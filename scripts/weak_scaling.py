@@ -76,7 +76,8 @@ def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
         axis.grid(alpha=0.3)
         axis.legend()
     first = rows[0]
-    what = f"{pathlib.Path(first['config']).name}, {first['topology'].split(':')[0]}"
+    kind = first["topology"].split(":")[0]
+    what = f"{first['config'].rpartition('configs/')[2]}, {kind}"
     figure.suptitle(f"{what}: {first['batch'] // first['devices']} images a chip")
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -32,7 +32,7 @@ def job_of(*overrides, topology="v5e-8"):
 
 @pytest.mark.parametrize("overrides", [(), SHARDED, (*SHARDED, "train.ema=0.99")])
 def test_bytes_of_the_state_are_those_of_its_arrays(overrides):
-    job = job_of(*overrides)
+    job = job_of(*overrides, topology="h100:1x8")  # where nothing fills up tiles
     memory = shapes.memory(shapes.Program(job), job.config, 8)
     state = setup.build_parts(job.config, job.steps).init()
     device = jax.devices()[0]
@@ -83,14 +83,14 @@ def test_kept_activations_by_remat():
 
 
 def test_activations_shrink_with_devices_and_micro_batches():
-    program = shapes.Program(job_of())
+    program = shapes.Program(job_of(topology="h100:1x8"))
 
     def kept(topology, *overrides):
         job = job_of(*overrides, topology=topology)
         return shapes.memory(program, job.config, parse(topology).devices).activations
 
-    assert kept("v5e-8") == pytest.approx(2 * kept("v5e-16"))
-    assert kept("v5e-8") == pytest.approx(4 * kept("v5e-8", "train.accumulate=4"))
+    assert kept("h100:1x8") == pytest.approx(2 * kept("h100:2x8"))
+    assert kept("h100:1x8") == pytest.approx(4 * kept("h100:1x8", "train.accumulate=4"))
 
 
 def test_traffic_follows_the_sharding():

@@ -3,7 +3,14 @@
 import pytest
 
 from vit_jax.plan.chips import BY_KIND
-from vit_jax.plan.topology import TopologyError, parse, parse_list, shapes
+from vit_jax.plan.topology import (
+    TopologyError,
+    axis_sizes,
+    lays_out,
+    parse,
+    parse_list,
+    shapes,
+)
 
 
 @pytest.mark.parametrize(
@@ -80,3 +87,29 @@ def test_slices_of_the_flag():
         parse("2*v5e-4", slices=3)
     with pytest.raises(TopologyError, match="at least 1"):
         parse("v5e-4", slices=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "possible"),
+    [
+        ("v6e:16x16", (16, 16), True),
+        ("v6e:16x16", (1, 256), True),
+        ("v6e:16x16", (2, 128), False),
+        ("v5p:4x4x4", (4, 16), True),
+        ("v5p:4x4x4", (8, 8), False),
+        ("v5e:4x8", (4, 8), True),
+        ("h100:8x8", (2, 32), True),
+        ("tpu7x:2x2x1", (1, 8), True),
+    ],
+)
+def test_axes_take_whole_sides(name, sizes, possible):
+    place = parse(name)
+    assert lays_out(place, sizes) is possible
+    for size in axis_sizes(place):
+        assert place.devices % size == 0
+
+
+def test_sizes_of_axes():
+    assert axis_sizes(parse("v6e:16x16")) == [1, 16, 256]
+    assert axis_sizes(parse("2*v5p:4x4x4")) == [1, 4, 16, 64]
+    assert axis_sizes(parse("h100:2x4")) == [1, 2, 4, 8]

@@ -30,7 +30,8 @@ class Chip:
       per_host: chips, of more than one host.
       on_one_host: the most chips that one host holds.
       largest: chips of the largest slice (TPU); 0 for no limit.
-      vmem_mib: vector memory of a TPU, which holds what is in use.
+      held_mib: of a layer's arrays, what vector memory holds as they come and go; as
+        programs compiled for v5e, v5p and v6e do, others are taken as v5p.
       source: of the figures.
     """
 
@@ -49,7 +50,7 @@ class Chip:
     per_host: int = 8
     on_one_host: int = 8
     largest: int = 0
-    vmem_mib: float = 0.0
+    held_mib: int = 0
 
     @property
     def is_tpu(self) -> bool:
@@ -64,8 +65,8 @@ class Chip:
 _TPU = "Google Cloud TPU documentation, {}; usable memory from libtpu 0.0.42"
 _XLA = "XLA target specification and third-party pages; SXM, one NIC a GPU"
 _MLPERF = "MLCommons inference results, {}, for memory, NVLink and network"
-_CUBES = dict(cores=2, per_host=4, on_one_host=4, vmem_mib=128.0)
-_SQUARES = dict(per_host=4, on_one_host=8, largest=256, vmem_mib=128.0)
+_CUBES = dict(cores=2, per_host=4, on_one_host=4, held_mib=62)
+_SQUARES = dict(per_host=4, on_one_host=8, largest=256)
 
 CHIPS: dict[str, Chip] = {
     chip.name: chip
@@ -94,6 +95,7 @@ CHIPS: dict[str, Chip] = {
             link_gbps=200.0,
             network_gbps=3.125,  # 6.4 Tbps a pod of 256
             source=_TPU.format("TPU v5e"),
+            held_mib=390,
             **_SQUARES,
         ),
         Chip(
@@ -119,6 +121,7 @@ CHIPS: dict[str, Chip] = {
             link_gbps=400.0,
             network_gbps=12.5,  # 25.6 Tbps a pod of 256
             source=_TPU.format("TPU v6e"),
+            held_mib=125,
             **_SQUARES,
         ),
         Chip(

@@ -15,6 +15,8 @@ import subprocess
 import sys
 from typing import Any
 
+import jax
+
 from vit_jax.plan.topology import Topology
 
 # Before libtpu is loaded. The accelerator's type is of the machine that libtpu believes
@@ -71,6 +73,11 @@ def available(topology: Topology) -> str:
     spec = importlib.util.find_spec("libtpu")
     if spec is None or spec.origin is None:
         return "libtpu is not installed (pip install 'vit-jax[plan]', 650 MB)"
+    if topology.slices > 1 and jax.__version_info__ < (0, 11):
+        return (
+            f"JAX {jax.__version__} knows no topologies of several slices; JAX 0.11 "
+            "and newer (Python 3.12) do"
+        )
     return ""
 
 

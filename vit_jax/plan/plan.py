@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from vit_jax.models import variants
 from vit_jax.plan import compile as compiling
 from vit_jax.plan import predict, shapes
 from vit_jax.plan.program import Job, mesh_sizes, prepare
@@ -44,6 +45,7 @@ class Plan:
       step_seconds: a bracket, predicted.
       days: a bracket, predicted; None where the run's length is not known.
       accumulate: micro-batches a step.
+      kernels: of Pallas, in a compiled program.
       overrides: flags that make the config this one.
       tried: of a search, every choice, the best first.
     """
@@ -65,6 +67,7 @@ class Plan:
     step_seconds: tuple[float, float]
     days: tuple[float, float] | None
     accumulate: int = 1
+    kernels: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     tried: tuple["Plan", ...] = ()
 
@@ -185,6 +188,7 @@ def _plan(
     time = predict.predict(program, config, topology)
     sent = predict.traffic(program, config, devices)
     limit, notes = limit_gib(topology)
+    notes += _whole(config, mesh_sizes(config, devices)["fsdp"])
     by_shapes = Plan(
         topology=topology,
         mode="shapes",
@@ -220,6 +224,17 @@ def _plan(
         return _with(by_shapes, compiling.compile_step(config, topology))
     except compiling.CompileError as error:
         return dataclasses.replace(by_shapes, notes=(*notes, f"not compiled: {error}"))
+
+
+def _whole(config: Any, fsdp: int) -> tuple[str, ...]:
+    """A note where the parameters are not split as the mesh says."""
+    width = variants.resolve(**config.model.to_dict())["width"]
+    if width % fsdp == 0:
+        return ()
+    return (
+        f"mesh.fsdp={fsdp} does not divide the model's width of {width}: most "
+        f"parameters stay whole; {math.gcd(fsdp, width)} does",
+    )
 
 
 def _with(by_shapes: Plan, compiled: compiling.Compiled) -> Plan:
@@ -258,6 +273,7 @@ def _with(by_shapes: Plan, compiled: compiling.Compiled) -> Plan:
         else by_shapes.collective_gb,
         collectives=by_kind or by_shapes.collectives,
         compile_seconds=compiled.compile_seconds,
+        kernels=compiled.kernels,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from vit_jax.plan.hlo import sent_bytes
+from vit_jax.plan.kept import overlapped
 from vit_jax.plan.program import mesh_sizes
 from vit_jax.plan.shapes import Program, device_bytes, rows_a_device
 from vit_jax.plan.topology import Topology
@@ -65,6 +66,7 @@ def traffic(program: Program, config: Any, devices: int) -> Traffic:
     width = 2 if config.model.dtype == "bfloat16" else 4
     summed = 4 if config.model.gradient_dtype == "float32" else width
     parts = axes["data"] * axes["fsdp"]
+    in_parts = overlapped(program, config, axes)
     gather = reduce = across = 0.0
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         # The head and its gradient are in float32.
@@ -72,11 +74,16 @@ def traffic(program: Program, config: Any, devices: int) -> Traffic:
         is_split = any("fsdp" in (axis, *_names(axis)) for axis in leaf.sharding.spec)
         over_fsdp = axes["fsdp"] if is_split else 1
         size = over_fsdp * math.prod(leaf.sharding.shard_shape(leaf.shape))
-        if is_split:  # forward, and again backward
-            item = 4 if is_head else width
-            gather += 2 * sent_bytes("all-gather", item * size, axes["fsdp"])
-        size *= 4 if is_head else summed
-        reduce += sent_bytes("all-reduce", size, parts * axes["sequence"])
+        given, sums = (4, 4) if is_head else (width, summed)
+        if is_split and in_parts and "blocks" in jax.tree_util.keystr(path):
+            # Rings that send two parts more than they need, for the sum as well.
+            gather += 2 * given * size * (parts + 1) / parts
+            reduce += sums * size * (parts + 1) / parts
+        else:
+            if is_split:  # forward, and again backward
+                gather += 2 * sent_bytes("all-gather", given * size, axes["fsdp"])
+            reduce += sent_bytes("all-reduce", sums * size, parts * axes["sequence"])
+        size *= sums
         across += sent_bytes("all-reduce", size / over_fsdp, axes["slices"])
     times = config.train.accumulate
     return Traffic(

@@ -19,6 +19,7 @@ from vit_jax.models import variants
 from vit_jax.models.attention_choice import Hardware, Request, resolve
 from vit_jax.objectives.base import merge
 from vit_jax.plan.chips import Chip
+from vit_jax.plan.kept import ROWS, Kept, ends
 from vit_jax.plan.program import (
     Job,
     batch_shapes,
@@ -27,24 +28,9 @@ from vit_jax.plan.program import (
     mesh_sizes,
     platform,
 )
-from vit_jax.plan.tiles import activation_bytes, argument_bytes
+from vit_jax.plan.tiles import argument_bytes
 
 GIB = 2.0**30
-
-# Rows of a traced batch: a prime that no size of a model is a multiple of, so that an
-# array that grows with the batch is known by its shape.
-ROWS = 1_000_003
-
-
-# What the backward pass of a layer works with, by everything that the layer computes,
-# found from programs compiled for TPUs: what is beyond a part that vector memory holds
-# counts, and counts more where remat computes it again, within limits.
-IN_VMEM, WORKING, WORKING_AGAIN, AGAIN_BETWEEN = 2.7, 0.77, 1.6, (0.3, 1.15)
-
-# Where all devices share the parameters, and are not more than these, the TPU compiler
-# overlaps gathers of matrices from this size, MiB, with products, and lays tokens out
-# for that. Seen for 8, 16 and 32 chips, not for 64.
-OVERLAPPED, OVERLAPPED_MIB = 32, 4.0
 
 # Of a compiled train step, MiB: 22 to 35 in those that were compiled for TPUs.
 PROGRAM = 26.0
@@ -225,11 +211,11 @@ def memory(program: Program, config: Any, devices: int) -> Memory:
     copies = 0
     if config.model.dtype == "bfloat16":
         copies = device_bytes(state.params, chip, itemsize=2)
-    kept = _Kept(program, config, axes, rows // parts)
+    kept = Kept(program, config, axes, rows // parts)
     # Micro-batches wait as they are after mixing, in float32.
     waiting = argument_bytes(images, 4, chip) if parts > 1 else 0
-    ends = _ends(state.params, config) if axes["fsdp"] > 1 else 0
-    backward = kept.stacked + kept.embedding + gradients + copies + ends
+    split = ends(state.params, config) if axes["fsdp"] > 1 else 0
+    backward = kept.stacked + kept.embedding + gradients + copies + split
     backward += kept.layer(chip)
     between = kept.stacked + kept.rest + copies
     before = 2 * argument_bytes(images, 4, chip)
@@ -259,95 +245,6 @@ def _frozen_bytes(program: Program, axes: Mapping[str, int]) -> int:
     frozen = program.parts("none").frozen
     places = sharding.param_shardings(frozen, make_mesh(axes, program.chip))
     return device_bytes(setup.with_shardings(frozen, places), program.chip)
-
-
-def _ends(params: Any, config: Any) -> int:
-    """Bytes of what is split and no layer: gathered, and its gradient before the sum.
-
-    Of 21,843 classes that is much, and a head's gradient is in float32.
-    """
-    item = 4 + (2 if config.model.dtype == "bfloat16" else 4)
-    return sum(
-        item * math.prod(leaf.shape)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-        if "blocks" not in jax.tree_util.keystr(path) and any(leaf.sharding.spec)
-    )
-
-
-class _Kept:
-    """Bytes a device of what is kept for the backward pass.
-
-    Attributes:
-      stacked: of the layers.
-      embedding: of what comes before them.
-      rest: of what comes before and behind them.
-    """
-
-    def __init__(
-        self, program: Program, config: Any, axes: Mapping[str, int], rows: int
-    ):
-        self._model = variants.resolve(**config.model.to_dict())
-        self._axes, self._rows, self._chip = axes, rows, program.chip
-        self._remat = config.model.remat
-        matrix = 2 * self._model["width"] * self._model["mlp_dim"]
-        self._overlapped = (
-            program.chip.is_tpu
-            and self._remat == "none"
-            and 1 < axes["fsdp"] == math.prod(axes.values()) <= OVERLAPPED
-            and matrix >= OVERLAPPED_MIB * 2**20
-        )
-        saved = program.saved(self._remat)
-        pixels = math.prod(self._model["patch_size"]) * config.model.channels
-        self.stacked = sum(map(self._bytes, filter(self._is_stacked, saved)))
-        rest = [leaf for leaf in saved if not self._is_stacked(leaf)]
-        self.rest = sum(map(self._bytes, rest))
-        self.embedding = sum(
-            self._bytes(leaf)
-            for leaf in rest
-            if leaf.ndim == 3
-            and leaf.shape[-1] == pixels
-            and leaf.dtype == config.model.dtype
-        )
-        everything = filter(self._is_stacked, program.saved("none"))
-        self._everything = sum(map(self._bytes, everything)) / self._model["depth"]
-
-    def layer(self, chip: Chip) -> float:
-        """What the backward pass of one layer works with."""
-        beyond = max(0.0, self._everything - IN_VMEM * chip.vmem_mib * 2**20)
-        if self._remat == "none":
-            return WORKING * beyond
-        least, most = (share * self._everything for share in AGAIN_BETWEEN)
-        return min(max(WORKING_AGAIN * beyond, least), most)
-
-    def _is_stacked(self, leaf: Any) -> bool:
-        return leaf.shape[0] == self._model["depth"] > 1 and ROWS not in leaf.shape[:1]
-
-    def _bytes(self, leaf: Any) -> float:
-        """On a device: its rows, its heads, its hidden units."""
-        stacked = self._is_stacked(leaf)
-        shape = tuple(
-            size // ROWS * self._rows if size and size % ROWS == 0 else size
-            for size in leaf.shape[stacked:]
-        )
-        split = self._axes["sequence"]
-        if {self._model["mlp_dim"], self._model["num_heads"]} & set(leaf.shape[1:]):
-            split *= self._axes["tensor"]
-        layers = leaf.shape[0] if stacked else 1
-        # Heads before tokens are as a kernel of Pallas takes them, in that order.
-        heads = len(shape) == 4 and shape[1] == self._model["num_heads"]
-        head_dim = self._model["width"] // self._model["num_heads"]
-        size = activation_bytes(
-            shape,
-            leaf.dtype.itemsize,
-            self._chip,
-            ordered=heads and shape[-1] == head_dim,
-        )
-        if self._overlapped and shape[-1] == self._model["width"] and len(shape) == 3:
-            rows, tokens, width = shape
-            size = activation_bytes(
-                (rows, width, tokens), leaf.dtype.itemsize, self._chip, ordered=True
-            )
-        return layers * size / split
 
 
 def _bare(shapes: Any) -> Any:
