@@ -3,6 +3,7 @@
 import numpy as np
 
 from tests import training
+from vit_jax.config import load
 from vit_jax.pending import Pending
 from vit_jax.train import train
 
@@ -49,12 +50,15 @@ def test_only_a_log_reads(tmp_path, monkeypatch):
     # Without the check of types, which a watched array would not pass.
     noted = getattr(Pending.add, "__wrapped__", Pending.add)
     monkeypatch.setattr(Pending, "add", add)
-    config = training.tiny_config(
+    changes = (
+        *training.TINY,
+        "data.name=arrays:digits",  # needs no preparation
         "train.duration.steps=10",
         "log.every.steps=5",
         "checkpoint.every.steps=10",
         "evals.val.every.steps=10",
     )
+    config = load(training.DIGITS, [f"--config.{change}" for change in changes])
     train(config, str(tmp_path / "run"), say=lambda line: None)
     assert calls == list(range(1, 11))
     # The third step since a log waits for the first of them: two are always under way.
