@@ -12,10 +12,10 @@ from vit_jax.objectives.masked_patch import MaskedPatch
 from vit_jax.objectives.supervised import Supervised
 
 OBJECTIVES: dict[str, type[Objective]] = {
+    "supervised": Supervised,
     "autoregressive": Autoregressive,
     "mae": MAE,
     "masked_patch": MaskedPatch,
-    "supervised": Supervised,
 }
 
 
