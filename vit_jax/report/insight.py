@@ -73,7 +73,9 @@ def draw_filters(components: Components) -> Figure:
         scale = np.abs(component).max() or 1.0  # 0 is mid-gray in all of them
         shown = 0.5 + 0.5 * component / scale
         axes.imshow(np.broadcast_to(shown, (height, width, 3)), interpolation="nearest")
-        axes.set_axis_off()
+        axes.set(xticks=[], yticks=[])
+        for spine in axes.spines.values():  # white on white would have no edge
+            spine.set_color("#bbbbbb")
     return figure
 
 
@@ -93,11 +95,12 @@ def draw_positions(similarity: Float[np.ndarray, "h w h w"]) -> Figure:
     every = "every patch" if step == 1 else f"every {step}th patch along a side"
     _title(figure, "position-embedding similarity", f"cosine, {every}")
     axes = figure.add_subplot()
+    lowest = np.floor(10 * similarity.min()) / 10  # fixed positions are all alike
     picture = axes.imshow(
-        tiles, cmap=_SIMILARITY, vmin=-1.0, vmax=1.0, interpolation="nearest"
+        tiles, cmap=_SIMILARITY, vmin=lowest, vmax=1.0, interpolation="nearest"
     )
     axes.set_axis_off()
-    bar = figure.colorbar(picture, ax=axes, shrink=0.8, ticks=[-1, 0, 1])
+    bar = figure.colorbar(picture, ax=axes, shrink=0.8, ticks=[lowest, 1.0])
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, labelcolor=_FAINT, length=0)
     return figure
