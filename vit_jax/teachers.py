@@ -168,6 +168,14 @@ def find(config: ConfigDict, *, planned: bool = False) -> Source | None:
     raise ConfigError(_unset())
 
 
+def batch_shapes(config: ConfigDict, rows: int, place: Any) -> dict[str, Any]:
+    """Shapes of what a teacher adds to a batch, without opening it."""
+    if "teacher" not in config.objective or not config.objective.teacher.logits:
+        return {}
+    shape = (rows, config.model.num_classes)
+    return {STORED: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place)}
+
+
 def _unset() -> str:
     return (
         "objective.teacher.path is not set: a work directory, or weights in any format "
