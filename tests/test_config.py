@@ -358,6 +358,8 @@ def test_a_good_config_has_no_problems():
         ("objective.name=superviced", "did you mean 'supervised'?"),
         ("objective.loss=sigmoyd", "known: softmax, sigmoid; did you mean 'sigmoid'?"),
         ("objective.label_smoothing=1.0", "objective.label_smoothing must be in"),
+        ("objective.class_weights=(1.0,2.0)", "are 2, but there are 10 classes"),
+        ("objective.threshold=0.5", "is for objective.loss 'sigmoid', not 'softmax'"),
         ("optim.name=adam", "optim.name 'adam' is unknown; known: adamw, sgd"),
         ("optim.name=sgd", "optim.momentum is missing; 'sgd' needs it"),
         ("optim.name=sgd", "optim.b1 is not a setting of 'sgd'"),

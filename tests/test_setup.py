@@ -1,5 +1,6 @@
 """What a config asks of the hardware is checked before anything is built."""
 
+import numpy as np
 import pytest
 
 from vit_jax import config as configs
@@ -90,3 +91,19 @@ def test_hardware_is_checked_with_everything_else(tmp_path):
     assert "not prepared" in message
     assert "seed must be in 0..4294967295" in message
     assert "NVIDIA GPU" in message
+
+
+def test_class_weights_of_a_file_are_in_the_config_that_is_saved(tmp_path):
+    path = tmp_path / "weights.npy"
+    np.save(path, np.arange(10) / 4.5)
+    override = f"--config.objective.class_weights=('{path}',)"
+    config = configs.load("configs/digits.py", [override])
+    assert configs.check(config, facts=None, num_devices=8) == []
+    resolved = setup.resolve(config, None)
+    assert resolved.objective.class_weights == tuple(np.arange(10) / 4.5)
+    np.save(path, np.ones(3))
+    with pytest.raises(ConfigError, match=r"weights.npy: .* 3, but there are 10 class"):
+        setup.resolve(config, None)
+    path.unlink()
+    with pytest.raises(ConfigError, match=r"cannot be read \(No such file"):
+        setup.resolve(config, None)

@@ -15,11 +15,15 @@ from tests.models import tiny
 from vit_jax import cli, setup_data, teachers
 from vit_jax.checkpoint import Checkpoints
 from vit_jax.config import ConfigError
+from vit_jax.config import load as load_config
 from vit_jax.data.errors import DataError
 from vit_jax.evaluate import evaluate
 from vit_jax.models import vit
 from vit_jax.models.flops import forward_flops
 from vit_jax.objectives.base import merge
+from vit_jax.plan import shapes
+from vit_jax.plan.program import prepare
+from vit_jax.plan.topology import parse
 from vit_jax.train import train
 from vit_jax.weights import big_vision_npz
 from vit_jax.weights.base import Card, Preprocessing
@@ -63,7 +67,7 @@ def source(tmp_path_factory):
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     """Weights that teach, with answers of some size; nobody may change them."""
-    graphdef, shapes = tiny.shapes(
+    graphdef, sizes = tiny.shapes(
         lambda key: vit.build(
             variant="mu/2",
             **{"width": 24, "depth": 3, "num_heads": 3, "mlp_dim": 40},
@@ -72,7 +76,7 @@ def file(tmp_path_factory):
             key=key,
         )
     )
-    params = tiny.fill(shapes)
+    params = tiny.fill(sizes)
     path = tmp_path_factory.mktemp("file") / "teacher.npz"
     settings = dataclasses.asdict(nnx.merge(graphdef, params).settings)
     card = Card("teacher", Preprocessing((8, 8)))
@@ -210,8 +214,8 @@ def test_the_teacher_computes_what_its_file_does(configs, file):
         changes = taught_by(file, f"objective.teacher.dtype={dtype}")
         config = tiny_config(configs, "matching", *changes)
         parts = training.build(config, devices=jax.devices()[:1])
-        shapes = parts.state_shapes.params
-        objective = merge(parts.graphdef, shapes, parts.frozen)
+        params = parts.state_shapes.params
+        objective = merge(parts.graphdef, params, parts.frozen)
         logits[dtype] = np.asarray(objective.teacher({"images": jnp.asarray(images)}))
         model, _ = load(str(file), dtype=dtype)
         # Kernels kept in bfloat16 are those that are rounded when they are used.
@@ -335,3 +339,46 @@ def test_a_teacher_that_does_not_fit(configs, file, tmp_path, capsys):
         error = capsys.readouterr().err
         assert message in error and "Traceback" not in error, error
         assert not workdir.exists()
+
+
+def test_a_plan_counts_a_teacher_without_its_weights():
+    flags = [
+        f"--config.{key}"
+        for key in ("model.width=16", "model.depth=2", "model.num_heads=2")
+    ]
+    sizes = {}
+    for variant in ("mu/16", "Ti/16"):
+        config = load_config(
+            str(training.ROOT / "configs" / "distill_i1k.py"),
+            [*flags, f"--config.objective.teacher.variant={variant}"],
+        )
+        program = shapes.Program(prepare(config, parse("v5e-8")))
+        sizes[variant] = (
+            shapes.memory(program, program.job.config, 8).params * shapes.GIB,
+            program.flops_per_image,
+        )
+    settings = dict(image_size=(224, 224), num_classes=1000, dtype="bfloat16")
+    small, large = (
+        nnx.eval_shape(
+            lambda variant=variant: vit.build(
+                variant=variant, **settings, key=jax.random.key(0)
+            )
+        )
+        for variant in sizes
+    )
+    more = sizes["Ti/16"][1] - sizes["mu/16"][1]
+    assert more == forward_flops(large) - forward_flops(small)
+    # Two bytes for a number of a kernel, four for the few that stay in float32.
+    numbers = sum(
+        model * sign
+        for model, sign in zip(
+            (
+                shapes.count(nnx.to_pure_dict(nnx.state(each)))
+                for each in (large, small)
+            ),
+            (1, -1),
+            strict=True,
+        )
+    )
+    bytes_more = sizes["Ti/16"][0] - sizes["mu/16"][0]
+    assert 2.0 * numbers < bytes_more < 2.2 * numbers

@@ -23,11 +23,7 @@ from vit_jax.data.facts import DatasetFacts
 from vit_jax.models import vit
 from vit_jax.models.attention_choice import Hardware
 from vit_jax.objectives.base import split
-from vit_jax.objectives.labels import (
-    class_weight_problems,
-    file_of,
-    read_class_weights,
-)
+from vit_jax.objectives.labels import resolve_class_weights
 from vit_jax.setup_data import check_evaluated, data_spec, open_source
 from vit_jax.train_state import TrainState
 from vit_jax.train_step import TrainStep, build_train_step
@@ -100,14 +96,13 @@ def resolve(config: ConfigDict, facts: DatasetFacts) -> ConfigDict:
     if config.model.num_classes is None:
         has_logits = objectives.OBJECTIVES[config.objective.name].has_logits
         config.model.num_classes = facts.num_classes if has_logits else 0
-    if file := file_of(config.objective.get("class_weights", ())):
+    if "class_weights" in config.objective:
         try:
-            weights = read_class_weights(file)
+            config.objective.class_weights = resolve_class_weights(
+                config.objective.class_weights, config.model.num_classes
+            )
         except ValueError as error:
             raise ConfigError(str(error)) from None
-        if problems := class_weight_problems(weights, config.model.num_classes):
-            raise ConfigError([f"{file}: {problem}" for problem in problems])
-        config.objective.class_weights = weights
     return config.lock()
 
 
@@ -193,7 +188,7 @@ def build_parts(
     frozen_shardings = sharding.param_shardings(frozen_shapes, mesh)
     loaded = {}
     if place:
-        frozen, loaded = _frozen(
+        frozen, loaded = teachers.place(
             source,
             lambda key: init_params(key)[1],
             init_key,
@@ -231,28 +226,6 @@ def build_parts(
         teacher=source,
         loaded=loaded,
     )
-
-
-def _frozen(
-    source: teachers.Source | None,
-    init: Callable[[jax.Array], dict[str, Any]],
-    key: jax.Array,
-    shapes: Mapping[str, Any],
-    shardings: Mapping[str, Any],
-) -> tuple[dict[str, Any], dict[str, Mapping[str, str]]]:
-    """The frozen parameters in their shards, and what was loaded beside the state."""
-    name = "teacher"
-    made = [part for part in shapes if source is None or part != name]
-    frozen = jax.jit(
-        lambda key: {part: init(key)[part] for part in made},
-        out_shardings={part: shardings[part] for part in made},
-    )(key)
-    if source is None:
-        return frozen, {}
-    taught = source.load(shapes[name], shardings[name]) if name in shapes else {}
-    if taught:
-        frozen[name] = taught
-    return frozen, {name: source.identity(taught)}
 
 
 def build_optimizer(

@@ -168,6 +168,43 @@ def find(config: ConfigDict, *, planned: bool = False) -> Source | None:
     raise ConfigError(_unset())
 
 
+def place(
+    source: Source | None,
+    init: Callable[[jax.Array], dict[str, Any]],
+    key: jax.Array,
+    shapes: Mapping[str, Any],
+    shardings: Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[str, Mapping[str, str]]]:
+    """An objective's frozen parameters in their shards, and what was loaded of them.
+
+    Args:
+      source: of the teacher; what else is frozen comes from ``init(key)``.
+      init: makes all frozen parameters.
+      key: of the run's initialisation.
+      shapes, shardings: of the frozen parameters, by part.
+    """
+    name = "teacher"
+    made = [part for part in shapes if source is None or part != name]
+    frozen = jax.jit(
+        lambda key: {part: init(key)[part] for part in made},
+        out_shardings={part: shardings[part] for part in made},
+    )(key)
+    if source is None:
+        return frozen, {}
+    taught = source.load(shapes[name], shardings[name]) if name in shapes else {}
+    if taught:
+        frozen[name] = taught
+    return frozen, {name: source.identity(taught)}
+
+
+def batch_shapes(config: ConfigDict, rows: int, place: Any) -> dict[str, Any]:
+    """Shapes of what a teacher adds to a batch, without opening it."""
+    if "teacher" not in config.objective or not config.objective.teacher.logits:
+        return {}
+    shape = (rows, config.model.num_classes)
+    return {STORED: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place)}
+
+
 def _unset() -> str:
     return (
         "objective.teacher.path is not set: a work directory, or weights in any format "

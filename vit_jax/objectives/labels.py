@@ -75,6 +75,22 @@ def file_of(weights: ClassWeights) -> str | None:
     return None
 
 
+def resolve_class_weights(
+    weights: ClassWeights, num_classes: int | None
+) -> ClassWeights:
+    """Weights as numbers: those of the file, where a config names one.
+
+    Raises:
+      ValueError: the file cannot be read, or does not fit.
+    """
+    if (file := file_of(weights)) is None:
+        return weights
+    numbers = read_class_weights(file)
+    if problems := class_weight_problems(numbers, num_classes):
+        raise ValueError(f"{file}: {problems[0]}")
+    return numbers
+
+
 def class_weight_problems(weights: ClassWeights, num_classes: int | None) -> list[str]:
     """What is wrong with weights given as numbers, a line each."""
     name = "objective.class_weights"

@@ -194,7 +194,7 @@ def build(
 
 def batch_shapes(config: Any, rows: int, mesh: Any = None) -> dict[str, Any]:
     """What the loader hands to the step, on a mesh or nowhere."""
-    from vit_jax import setup_data
+    from vit_jax import setup_data, teachers
 
     place = None if mesh is None else sharding.batch_sharding(mesh)
     views = config.data.augment.views
@@ -204,4 +204,5 @@ def batch_shapes(config: Any, rows: int, mesh: Any = None) -> dict[str, Any]:
             (rows, *shape, config.model.channels), jnp.uint8, sharding=place
         ),
         "label": jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=place),
+        **teachers.batch_shapes(config, rows, place),
     }
