@@ -31,14 +31,13 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start(workdir, number, *changes, devices=2, config=None):
+def start(workdir, number, *changes, devices=2):
     """Processes of one run; all devices together are two."""
     coordinator = f"127.0.0.1:{free_port()}"
     processes = [
         subprocess.Popen(
             training.command(
                 *training.train_arguments(workdir, *CHANGES, *changes),
-                *((f"--config={config}",) if config else ()),
                 *(
                     (
                         f"--coordinator={coordinator}",
@@ -135,50 +134,6 @@ def test_two_processes_train_as_one(single, double):
     assert evaluated(folder) == evaluated(single)
     said = [line for line in done[1][0].splitlines() if "[Gloo]" not in line]
     assert said == []  # the first process speaks
-
-
-EVALUATIONS = """
-from configs import base, digits
-
-def get_config(arg=None):
-    config = digits.get_config()
-    common = dict(split="test", resize=0, every=base.duration(steps=12))
-    config.evals.near = base.knn(k=7, batch_size=50, **common)
-    config.evals.few = base.fewshot(shots=(1, 5), batch_size=50, **common)
-    config.evals.probe = base.linear_probe(
-        optimizer="sgd", epochs=3, warmup_epochs=1, train_batch_size=90,
-        augment=True, **common
-    )
-    config.evals.solved = base.linear_probe(
-        optimizer="lbfgs", epochs=20, weight_decay=0.01, **common
-    )
-    return config
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_evaluate_as_one(tmp_path):
-    file = tmp_path / "configs" / "trial.py"
-    file.parent.mkdir()
-    file.write_text(EVALUATIONS)
-    results = []
-    for number in (1, 2):
-        folder = tmp_path / str(number)
-        codes, done = finish(start(folder, number, config=file))
-        assert codes == [0] * number, done
-        found = {}
-        for row in metrics.read_rows(folder / "metrics.jsonl"):
-            found |= {
-                name: value
-                for name, value in row.items()
-                if name.startswith(("near", "few", "probe", "solved"))
-            }
-        results.append(found)
-    one, two = results
-    assert len(one) == 2 * (3 + 4 + 5 + 5)
-    assert two == pytest.approx(one, rel=1e-4)
-    exact = [name for name in one if name.endswith(("accuracy", "shot", "examples"))]
-    assert {name: one[name] for name in exact} == {name: two[name] for name in exact}
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from vit_jax.data.errors import DataError
 from vit_jax.evals.base import Context, OnSplits, Params, Settings
 from vit_jax.evals.class_maps import CLASSES, chosen_classes, label_map
+from vit_jax.sharding import replicated
 
 BINS = 15  # of the calibration error (arXiv 1706.04599)
 
@@ -72,7 +73,6 @@ class Classification(OnSplits):
             raise self.error(f"{opened.name}: {error}") from error
         self._classes = classes
 
-        @jax.jit
         def count(params: Params, frozen: Params, batch: dict[str, jax.Array]) -> Any:
             logits = context.predict(params, frozen, batch["image"])["logits"]
             if self._allowed is not None:
@@ -85,7 +85,8 @@ class Classification(OnSplits):
                 labels = jnp.asarray(mapped)[labels]
             return counts(logits, labels, batch["mask"], self._allowed)
 
-        self._count = count
+        # Else another process might hold a part of what is read here.
+        self._count = jax.jit(count, out_shardings=replicated(context.mesh))
 
     @classmethod
     def results(cls, settings: Settings) -> tuple[str, ...]:

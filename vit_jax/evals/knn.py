@@ -77,7 +77,7 @@ class KNN(OnSplits):
             )
             return score(votes, labels)
 
-        self._count = jax.jit(count)
+        self._count = jax.jit(count, out_shardings=whole)
         self._unit = jax.jit(unit, donate_argnums=0)
 
     @classmethod

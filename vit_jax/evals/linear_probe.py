@@ -3,9 +3,9 @@
 Batch normalisation without scale and offset, then one linear layer; LARS, batch 16384,
 90 epochs, the rate 0.1 for each 256 images. Two deviations, both for speed: unless
 ``augment`` is set the features are computed once, from central crops, where MAE draws a
-crop and a flip in every epoch; and parameters that are in half precision in training
-are used so here. With ``augment`` they are computed anew in every epoch, which costs an
-epoch of forward passes each.
+crop and a flip in every epoch; and an encoder that computes in bfloat16 does so here.
+With ``augment`` they are computed anew in every epoch, which costs an epoch of forward
+passes each.
 """
 
 import math
@@ -108,8 +108,9 @@ class LinearProbe(OnSplits):
         self._epochs, self._warmup = epochs, warmup_epochs
         self._batch_size = train_batch_size
         self._check(len(self._train.loader.source))
-        self._score = jax.jit(_score)
-        self._statistics = jax.jit(probe_optim.statistics)
+        whole = replicated(context.mesh)
+        self._score = jax.jit(_score, out_shardings=whole)
+        self._statistics = jax.jit(probe_optim.statistics, out_shardings=whole)
         self._step: Any = None  # compiled once, in the first run
 
     @classmethod
@@ -208,7 +209,10 @@ class LinearProbe(OnSplits):
     def _solve(self, bank: Bank) -> tuple[Probe, Stats, float]:
         """L-BFGS to convergence; returns the probe, statistics and the objective."""
         if self._step is None:
-            self._step = jax.jit(probe_optim.lbfgs_step(self._decay))
+            self._step = jax.jit(
+                probe_optim.lbfgs_step(self._decay),
+                out_shardings=replicated(self.context.mesh),
+            )
         data = (bank.features, bank.labels)
         stats = self._statistics(bank.features, bank.labels != NO_LABEL)
         width = bank.features.shape[-1]
