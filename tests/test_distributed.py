@@ -13,6 +13,7 @@ import pytest
 from tests import training
 from vit_jax import cli, distributed, metrics
 from vit_jax.distributed import StartError, initialize
+from vit_jax.train import train
 
 STARTED = []
 CHANGES = (
@@ -110,9 +111,9 @@ def wait_for_step(workdir, step, processes):
 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory):
+    """A run of this process, on all of its devices."""
     folder = tmp_path_factory.mktemp("single") / "run"
-    codes, done = finish(start(folder, 1))
-    assert codes == [0], done
+    train(training.tiny_config(*CHANGES), str(folder), say=lambda line: None)
     return folder
 
 
@@ -153,13 +154,25 @@ def test_one_process_goes_on_where_two_stopped_and_back(single, tmp_path):
         assert loss == pytest.approx(theirs[step][0], rel=1e-5)
 
 
+def are_refused(workdir, running):
+    """Two more that are started while others train there."""
+    others = start(workdir, 2)
+    codes, done = finish(others, 120)
+    assert codes == [2, 2], done
+    assert str(running[0].pid) in done[0][1] and done[0][1].count("vit-jax:") == 1
+
+
 @pytest.mark.parametrize(
     "number",
     [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
 )
-def test_a_signal_to_one_stops_all_at_one_saved_step(tmp_path, number):
-    processes = start(tmp_path / "run", 2, "train.duration.steps=4000")
+def test_others_are_refused_and_a_signal_to_one_stops_all_at_one_saved_step(
+    tmp_path, number
+):
+    processes = start(tmp_path / "run", 2, "train.duration.steps=40000")
     wait_for_step(tmp_path / "run", 5, processes)
+    if number == signal.SIGTERM:
+        are_refused(tmp_path / "run", processes)
     processes[1].send_signal(number)
     begun = time.monotonic()
     codes, done = finish(processes, 60)
@@ -186,17 +199,6 @@ def test_a_dead_process_is_named_and_ends_the_other(tmp_path, victim):
     assert codes[1 - victim] == 4, done
     assert f"process {victim} " in done[1 - victim][1]
     assert "is gone" in done[1 - victim][1]
-
-
-def test_a_directory_in_use_is_refused_to_all_processes(tmp_path):
-    workdir = tmp_path / "run"
-    first = start(workdir, 1, "train.duration.steps=4000")
-    wait_for_step(workdir, 2, first)
-    codes, done = finish(start(workdir, 2), 120)
-    assert codes == [2, 2], done
-    assert str(first[0].pid) in done[0][1] and done[0][1].count("vit-jax:") == 1
-    first[0].kill()
-    first[0].communicate()
 
 
 @pytest.mark.parametrize(

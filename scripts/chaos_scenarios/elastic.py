@@ -62,12 +62,13 @@ class Straight:
 
     def __init__(self, context: Context, home: pathlib.Path):
         self._context, self._home = context, home
-        self._making = threading.Lock()
+        # Each has its own, so that two layouts can be made side by side.
+        self._making = {before: threading.Lock() for before, _ in PAIRS}
 
     def on(self, layout: Layout) -> pathlib.Path:
         """The work directory of the uninterrupted run."""
         workdir = self._home / f"straight-{layout.devices}-{layout.processes}"
-        with self._making:
+        with self._making[layout]:
             if compare.committed(workdir)[-1:] != [TOTAL]:
                 run(self._context, workdir, layout)
         return workdir
