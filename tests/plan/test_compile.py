@@ -40,6 +40,7 @@ def compile_with(monkeypatch, answer, code=0):
 
 def test_the_process_has_what_libtpu_reads_when_it_is_loaded(monkeypatch):
     monkeypatch.setenv("TPU_ACCELERATOR_TYPE", "v6e-64")  # of the machine it is run on
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
     found, seen = compile_with(monkeypatch, dict(ANSWER))
     assert found.flops == 7 and found.kernels == ("splash_mha_fwd",)
     assert seen["command"] == [sys.executable, "-m", "vit_jax.plan.worker"]
@@ -51,6 +52,7 @@ def test_the_process_has_what_libtpu_reads_when_it_is_loaded(monkeypatch):
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # or a second process aborts on a lock
     }.items():
         assert seen["env"][name] == value
+    assert "XLA_FLAGS" not in seen["env"]  # of this machine's CPU
     task = json.loads(seen["input"])
     assert task["topology"] == "v5e:2x4"
     assert task["config"]["model"]["variant"] == "S/16"

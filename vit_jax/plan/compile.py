@@ -91,6 +91,8 @@ def compile_step(config: Any, topology: Topology) -> Compiled:
 
     task = {"config": to_json(config), "topology": str(topology)}
     root = str(pathlib.Path(__file__).resolve().parents[2])
+    # Flags of this machine's XLA are not those of a TPU's.
+    here = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     try:
         done = subprocess.run(
@@ -98,7 +100,7 @@ def compile_step(config: Any, topology: Topology) -> Compiled:
             input=json.dumps(task),
             capture_output=True,
             text=True,
-            env=os.environ | ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(paths)},
+            env=here | ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(paths)},
             timeout=TIMEOUT,
         )
     except subprocess.TimeoutExpired:
