@@ -175,7 +175,7 @@ def test_an_evaluation_that_needs_logits():
     found = problems(evals={"val": base.classification(split="test", resize=0)})
     assert found == [
         "evals.val: 'classification' needs logits, which objective 'mae' does not "
-        "give; leave it out"
+        "give; measure features: knn, fewshot, linear_probe"
     ]
 
 

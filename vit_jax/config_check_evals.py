@@ -52,13 +52,13 @@ def _needs(name: str, section: ConfigDict, config: ConfigDict) -> list[str]:
     chosen = str(config.objective.get("name"))
     objective: Any = OBJECTIVES.get(chosen)
     problems = []
+    without = " with model.num_classes=0" if config.model.num_classes == 0 else ""
     if getattr(evaluator, "needs_logits", False) and (
         config.model.num_classes == 0 or not getattr(objective, "has_logits", True)
     ):
         problems.append(
             f"evals.{name}: {section.name!r} needs logits, which objective {chosen!r} "
-            f"does not give with model.num_classes={config.model.num_classes}; measure "
-            "features: knn, fewshot, linear_probe"
+            f"does not give{without}; measure features: knn, fewshot, linear_probe"
         )
     if (
         getattr(evaluator, "needs_reconstruct", False)

@@ -6,7 +6,7 @@ evaluated or planned is what runs. Nothing here allocates before its shardings e
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
