@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import jax
 
-MAX_BYTES = 4 * 2**30  # about 400 train steps on a CPU, 40 of large models on a TPU
-MIN_SECONDS = 0.1  # of compilation; JAX's own 1.0 leaves out half of a small model's
+MAX_BYTES = 4 * 2**30  # the programs of a small model take 1 MB
+MIN_SECONDS = 0.1  # of compilation; JAX's own 1.0 is long for a small model
 
 
 def enable(say: Callable[[str], object]) -> None:
