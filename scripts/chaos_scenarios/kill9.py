@@ -43,7 +43,7 @@ def straight_run(context: Context, home: pathlib.Path) -> Straight:
             process = runs.start(context, workdir)
             runs.finish(process)
             took.write_text(str(time.monotonic() - process.started))
-    different = compare.run_differences(first, made[-1])
+    different = [] if context.short else compare.run_differences(first, second)
     if different:
         raise AssertionError(f"two uninterrupted runs differ: {'; '.join(different)}")
     return Straight(made[-1], float(took.read_text()))
