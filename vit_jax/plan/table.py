@@ -88,7 +88,8 @@ def _sent(plan: Plan) -> str:
     parts = ", ".join(
         f"{name} {_short(value)}" for name, value in plan.collectives.items() if value
     )
-    how = "counted" if plan.mode == "compiled" else "from the shardings, an estimate"
+    counted = plan.mode == "compiled" and "reduce" not in plan.collectives
+    how = "counted" if counted else "from the shardings, an estimate"
     return (
         f"{_short(plan.collective_gb)} GB a step{f': {parts}' if parts else ''} ({how})"
     )

@@ -15,6 +15,7 @@ from vit_jax.plan import hlo
 from vit_jax.plan.compile import out_of_memory
 from vit_jax.plan.hlo_flops import product_flops
 from vit_jax.plan.program import Job, build, mesh_sizes, prepare
+from vit_jax.plan.shapes import device_bytes
 from vit_jax.plan.topology import Topology, parse
 
 _GIB = 2.0**30
@@ -51,8 +52,11 @@ def compile_for(job: Job, topology: Topology) -> dict[str, Any]:
         sizes = out_of_memory(str(error))
         if sizes is None:
             raise
+        held = 0.0
+        if "HLO temporaries" in str(error):  # which leave out what is there before
+            held = device_bytes(parts.state_shapes, topology.chip) / _GIB
         return {
-            "memory_gib": sizes[0],
+            "memory_gib": sizes[0] + held,
             "limit_gib": sizes[1],
             "fits": False,
             "rematerialized": 0,
