@@ -206,8 +206,8 @@ def memory(program: Program, config: Any, devices: int) -> Memory:
     batch = batch_shapes(config, rows)
     images = batch["image"].shape
     params = device_bytes(state.params, chip)
-    # Of a micro-batch, and their sum.
-    gradients = (2 if parts > 1 else 1) * params
+    # Of a micro-batch, their sum, and once more in what the compiler says it needs.
+    gradients = (3 if parts > 1 else 1) * params
     copies = 0
     if config.model.dtype == "bfloat16":
         copies = device_bytes(state.params, chip, itemsize=2)
