@@ -95,6 +95,7 @@ def arrays(config, devices):
         )
 
 
+@pytest.mark.slow
 def test_a_mesh_computes_what_one_device_does():
     changes = ("mesh.data=1", "mesh.fsdp=4", "mesh.tensor=2")
     single, _ = arrays(tiny_config(), jax.devices()[:1])
