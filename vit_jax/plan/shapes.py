@@ -133,35 +133,48 @@ class Program:
             for leaf in jax.tree.leaves(kept)
             if any(size and size % ROWS == 0 for size in leaf.shape)
         ]
+        if _is_fused(config, self.chip):
+            grows = [leaf for leaf in grows if not _is_weights(leaf, config)]
         # The images are kept as an argument of the step, and counted there.
         return [leaf for leaf in grows if leaf.dtype != batch["image"].dtype]
 
 
 def _traceable(config: Any, chip: Chip, remat: str) -> Any:
-    """A copy with another remat, and without kernels that only a GPU can trace.
-
-    A fused kernel keeps no weights: plain attention that computes them again keeps as
-    much.
-    """
+    """A copy with another remat, and without kernels that only a GPU can trace."""
     config = config.copy_and_resolve_references()
-    model = variants.resolve(**config.model.to_dict())
     with config.unlocked():
         config.model.remat = remat
         if not chip.is_tpu:
-            tokens = math.prod(model["image_size"]) // math.prod(model["patch_size"])
-            request = Request(
-                num_queries=tokens,
-                num_keys=tokens,
-                head_dim=model["width"] // model["num_heads"],
-                dtype=config.model.dtype,
-                dropout=config.model.attention_dropout > 0,
-            )
-            here = Hardware(platform(chip), chip.name)
-            kernel = resolve(config.model.attention, here, request)
             config.model.attention = "xla"
-            if kernel != "xla" and remat == "none":
-                config.model.remat = "attention"
     return config.lock()
+
+
+def _is_fused(config: Any, chip: Chip) -> bool:
+    """Whether a GPU's kernel computes attention, which is traced as XLA's."""
+    if chip.is_tpu:
+        return False
+    model = variants.resolve(**config.model.to_dict())
+    tokens = math.prod(model["image_size"]) // math.prod(model["patch_size"])
+    request = Request(
+        num_queries=tokens,
+        num_keys=tokens,
+        head_dim=model["width"] // model["num_heads"],
+        dtype=config.model.dtype,
+        dropout=config.model.attention_dropout > 0,
+    )
+    here = Hardware(platform(chip), chip.name)
+    return resolve(config.model.attention, here, request) != "xla"
+
+
+def _is_weights(leaf: Any, config: Any) -> bool:
+    """Attention weights, which a fused kernel does not keep: tokens by tokens."""
+    model = variants.resolve(**config.model.to_dict())
+    tokens = math.prod(model["image_size"]) // math.prod(model["patch_size"])
+    most = tokens + 8  # with what is in front of the patches
+    return (
+        model["num_heads"] in leaf.shape
+        and sum(tokens <= size <= most for size in leaf.shape) > 1
+    )
 
 
 def device_bytes(shapes: Any, chip: Chip, *, itemsize: int = 0) -> int:
