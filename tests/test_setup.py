@@ -7,6 +7,7 @@ from vit_jax import config as configs
 from vit_jax import setup
 from vit_jax.config import ConfigError
 from vit_jax.config_check_model import check_attention
+from vit_jax.data import arrays
 from vit_jax.models.attention_choice import Hardware
 
 
@@ -94,16 +95,17 @@ def test_hardware_is_checked_with_everything_else(tmp_path):
 
 
 def test_class_weights_of_a_file_are_in_the_config_that_is_saved(tmp_path):
+    facts = arrays.describe("digits")
     path = tmp_path / "weights.npy"
     np.save(path, np.arange(10) / 4.5)
     override = f"--config.objective.class_weights=('{path}',)"
     config = configs.load("configs/digits.py", [override])
     assert configs.check(config, facts=None, num_devices=8) == []
-    resolved = setup.resolve(config, None)
+    resolved = setup.resolve(config, facts)
     assert resolved.objective.class_weights == tuple(np.arange(10) / 4.5)
     np.save(path, np.ones(3))
     with pytest.raises(ConfigError, match=r"weights.npy: .* 3, but there are 10 class"):
-        setup.resolve(config, None)
+        setup.resolve(config, facts)
     path.unlink()
     with pytest.raises(ConfigError, match=r"cannot be read \(No such file"):
-        setup.resolve(config, None)
+        setup.resolve(config, facts)
