@@ -353,7 +353,7 @@ def test_a_plan_counts_a_teacher_without_its_weights():
             str(training.ROOT / "configs" / "distill_i1k.py"),
             [*flags, f"--config.objective.teacher.variant={variant}"],
         )
-        program = shapes.Program(prepare(config, parse("v5e-8")))
+        program = shapes.Program(prepare(config, parse("h100:1x8")))  # no tiles
         sizes[variant] = (
             shapes.memory(program, program.job.config, 8).params * shapes.GIB,
             program.flops_per_image,

@@ -286,7 +286,8 @@ def _settings(config: ConfigDict, settings: Mapping[str, Any]) -> dict[str, Any]
     return {
         **settings,
         "dtype": config.objective.teacher.dtype,
-        "attention": "auto",
+        # A kernel that takes the student's heads may not take the teacher's.
+        "attention": "xla" if config.model.attention == "xla" else "auto",
         "unroll": min(config.model.unroll, settings["depth"]),
         "remat": "none",
     }

@@ -127,7 +127,7 @@ def patch(owner: Any, name: str, wrap: Callable[[Callable], Callable]) -> None:
 
 def install(plan: Plan) -> None:
     """Wraps what the loop is given."""
-    from vit_jax import setup
+    from vit_jax import setup, setup_data, setup_evals
     from vit_jax.checkpoint import Checkpoints
 
     def with_marked_step(build: Callable) -> Callable:
@@ -150,8 +150,8 @@ def install(plan: Plan) -> None:
         return wrap
 
     patch(setup, "build_parts", with_marked_step)
-    patch(setup, "build_loader", marked_method("loading", "batch"))
-    patch(setup, "build_evaluator", marked_method("evaluating", "run"))
+    patch(setup_data, "build_loader", marked_method("loading", "batch"))
+    patch(setup_evals, "build_evaluator", marked_method("evaluating", "run"))
     for place, name in (("saving", "save"), ("restoring", "restore_latest")):
         original = getattr(Checkpoints, name)
         setattr(Checkpoints, name, marked_call(plan, place, original))

@@ -162,7 +162,8 @@ def check_arrays(
         raise DataError(
             f"{name}: {shape[0]} images with {len(label)} labels; {ALLOWED}"
         )
-    low, high = int(label.min(initial=0)), int(label.max(initial=-1))
+    empty = label.size == 0
+    low, high = (0, -1) if empty else (int(label.min()), int(label.max()))
     lowest = -1 if several else 0
     if low < lowest or (num_classes is not None and high >= num_classes):
         bad = low if low < lowest else high

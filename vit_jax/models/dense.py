@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
 GRADIENT_DTYPES = ("compute", "float32")
 
@@ -34,22 +35,22 @@ def _keep_kernel(arrays: Sequence[Any], *, dtype: Any = None, **_: Any) -> tuple
 
 
 def dot_general(
-    inputs: jax.Array, kernel: jax.Array, dimension_numbers: Any, *_: Any, **__: Any
+    inputs: jax.Array, kernel: ArrayLike, dimension_numbers: Any, *_: Any, **__: Any
 ) -> jax.Array:
     """``lax.dot_general`` without batch axes; the kernel is cast to the inputs' type.
 
     The kernel's contracted axes come first. There is no forward-mode derivative.
     """
     (axes, _), _ = dimension_numbers
-    return _product(inputs, kernel, tuple(axes), None)
+    return _product(inputs, jnp.asarray(kernel), tuple(axes), None)
 
 
 def dot_general_float32(
-    inputs: jax.Array, kernel: jax.Array, dimension_numbers: Any, *_: Any, **__: Any
+    inputs: jax.Array, kernel: ArrayLike, dimension_numbers: Any, *_: Any, **__: Any
 ) -> jax.Array:
     """As `dot_general`, with the kernel's gradient in float32."""
     (axes, _), _ = dimension_numbers
-    return _product(inputs, kernel, tuple(axes), jnp.float32)
+    return _product(inputs, jnp.asarray(kernel), tuple(axes), jnp.float32)
 
 
 def _plain(inputs: jax.Array, kernel: jax.Array, axes: tuple, wide: Any) -> jax.Array:
