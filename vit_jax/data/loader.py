@@ -18,7 +18,7 @@ from vit_jax.data.order import (
     replacement_rng,
     step_positions,
 )
-from vit_jax.data.rows import BadExample, Label, Row, RowLoader, Transform
+from vit_jax.data.rows import BadExample, Label, Row, RowLoader, Transform, stack_labels
 from vit_jax.data.threads import Threads
 from vit_jax.data.workers import Workers
 
@@ -227,7 +227,7 @@ class Loader:
         ]
         with self._loading:
             out, labels, bad = self._pool.load(rows, stopped or threading.Event())
-        labels = self._stacked(labels)
+        labels = stack_labels(labels, self._label_shape)
         good = np.ones(len(rows), bool)
         for number, found in enumerate(bad):
             if found is None:
@@ -245,15 +245,6 @@ class Loader:
                 out[number] = 0  # not what the memory held before
         assert out is not None  # there is a row, good or replaced
         return out, labels, good
-
-    def _stacked(self, labels: Sequence[Label]) -> np.ndarray:
-        """Labels as one array; those of damaged examples are zero."""
-        if not self._label_shape:
-            return np.asarray(labels, np.int32)
-        stacked = np.zeros((len(labels), *self._label_shape), np.int32)
-        for number, label in enumerate(labels):
-            stacked[number] = label
-        return stacked
 
     def _note(self, found: BadExample) -> None:
         """Counts a damaged example, once in a run.

@@ -179,6 +179,16 @@ def _label(label: Any) -> Label:
     return label if isinstance(label, np.ndarray) and label.ndim else int(label)
 
 
+def stack_labels(labels: Sequence[Label], shape: tuple[int, ...]) -> np.ndarray:
+    """Labels of a shape as one array; those of damaged examples are zero."""
+    if not shape:
+        return np.asarray(labels, np.int32)
+    stacked = np.zeros((len(labels), *shape), np.int32)
+    for number, label in enumerate(labels):
+        stacked[number] = label
+    return stacked
+
+
 def store(out: np.ndarray, number: int, pixels: np.ndarray) -> None:
     """Writes an image into a batch; assignment alone would broadcast a wrong shape."""
     if pixels.shape != out.shape[1:] or pixels.dtype != np.uint8:
