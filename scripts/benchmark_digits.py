@@ -164,7 +164,7 @@ def time_whole(config: Any, steps: setup.Steps) -> None:
     """Both jobs from a new process to the last evaluation, one after the other."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        command = (sys.executable, "-m", "vit_jax", "train")
+        command = (sys.executable, "-m", "vit_jax.cli", "train")
         subprocess.run(
             [*command, f"--config={CONFIG}", f"--workdir={folder}"],
             check=True,
