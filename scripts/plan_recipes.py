@@ -4,8 +4,8 @@
     python scripts/plan_recipes.py --all           every row, minutes
     python scripts/plan_recipes.py mae_i1k digits  those of these recipes
 
-No accelerator is needed, nothing is compiled. Run it after a change of a recipe's model,
-batch or length, or of the planner.
+No accelerator is needed, nothing is compiled. Run it after a change of a recipe's
+model, batch or length, or of the planner.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from vit_jax.ledger.entries import ENTRIES
 
 def main() -> int:
     """Writes the file after each row, so that a run that is stopped keeps its rows."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Plans the recipes of the ledger.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="of recipes")
     parser.add_argument("--all", action="store_true", help="every row again")
     options = parser.parse_args()

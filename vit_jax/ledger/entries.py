@@ -233,6 +233,8 @@ ENTRIES: tuple[Entry, ...] = (
             "model.depth=4",
             "model.num_heads=4",
             "model.channels=1",
+            "data.mean=(0.5,)",
+            "data.std=(0.5,)",
         ),
         topologies=SMALL,
     ),

@@ -78,8 +78,14 @@ def hours(value: tuple[float, float] | None) -> str:
     """A bracket in hours, short."""
     if value is None:
         return "does not fit"
-    low, high = (f"{bound:.2g}" if bound < 10 else f"{bound:,.0f}" for bound in value)
+    low, high = map(_hours, value)
     return f"{low}-{high}" if value[1] >= LEAST else f"<{LEAST}"
+
+
+def _hours(value: float) -> str:
+    if value < 1:
+        return f"{value:.2g}"
+    return f"{value:.1f}" if value < 10 else f"{value:,.0f}"
 
 
 def _published(entry: Entry, sources: Mapping[str, int]) -> str:
@@ -102,10 +108,14 @@ def _costs(planned: Planned | None) -> tuple[str, ...]:
     if planned is None:
         return ("-",) * 5
     return (
-        f"{planned.parameters / 1e6:,.1f} M",
+        _millions(planned.parameters),
         gflops(planned.flops_per_image),
-        *(hours(cost.hours) for cost in planned.costs),
+        *(hours(cost.hours) + ("*" if cost.flags else "") for cost in planned.costs),
     )
+
+
+def _millions(number: int) -> str:
+    return f"{number / 1e6:,.1f} M" if number >= 1e6 else f"{number / 1e3:.1f} K"
 
 
 def gflops(flops: int) -> str:
@@ -132,7 +142,9 @@ def _legend() -> list[str]:
         "params: trained ones, with heads and decoders. GFLOPs: of an image in a "
         "training step.",
         f"h: hours of the whole run, {BRACKET}.",
-        "Data, evaluations and the start are not counted. Other chips: vit-jax plan.",
+        "Data, evaluations and the start are not counted. *: with flags that make it "
+        "fit, see NAME.",
+        "Other chips: vit-jax plan.",
         "One in full: vit-jax recipes NAME",
     ]
 

@@ -121,6 +121,8 @@ def _planned(row: Mapping[str, Any]) -> Planned:
 
 
 def write(rows: Mapping[str, Planned]) -> None:
-    """Replaces planned.json."""
-    text = json.dumps({spec: row.to_json() for spec, row in rows.items()}, indent=1)
-    FILE.write_text(f"{text}\n", encoding="utf-8")
+    """Replaces planned.json, a line a recipe."""
+    lines = [
+        f"{json.dumps(spec)}: {json.dumps(row.to_json())}" for spec, row in rows.items()
+    ]
+    FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")

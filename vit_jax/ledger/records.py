@@ -41,7 +41,7 @@ class Entry:
       published: figures that it should be held against, or says why not.
       note: in place of a figure, or on all of them.
       needs: flags without which the command does not train, such as a teacher.
-      planned_with: overrides that stand for `needs` in a plan, ``"model.variant=B/32"``.
+      planned_with: overrides that stand for `needs` in a plan, "model.variant=B/32".
       topologies: that it is planned for.
     """
 

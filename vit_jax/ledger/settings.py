@@ -61,15 +61,16 @@ def duration(fields: Any) -> str:
 
 def _model(model: Any) -> str:
     size = "x".join(map(str, model.image_size))
-    parts = [f"{model.variant} at {size} pixels"]
-    if model.variant != variants.SOURCE:
-        full = variants.resolve(**model.to_dict())
-        patch = "x".join(map(str, full["patch_size"]))
-        parts.append(
-            f"width {full['width']}, depth {full['depth']}, mlp {full['mlp_dim']}, "
-            f"{full['num_heads']} heads, patches {patch}"
-        )
-    parts.append(f"pool {model.pool}, position {model.position}, {model.activation}")
+    if model.variant == variants.SOURCE:
+        return f"that of the weights, at {size} pixels; {model.dtype}"
+    full = variants.resolve(**model.to_dict())
+    patch = "x".join(map(str, full["patch_size"]))
+    parts = [
+        f"{model.variant} at {size} pixels",
+        f"width {full['width']}, depth {full['depth']}, mlp {full['mlp_dim']}, "
+        f"{full['num_heads']} heads, patches {patch}",
+        f"pool {model.pool}, position {model.position}, {model.activation}",
+    ]
     if model.num_classes:
         bias = _if(model.head_bias, f", head bias {model.head_bias:g}")
         parts.append(f"{model.num_classes:,} classes{bias}")
@@ -100,13 +101,14 @@ def _teacher(objective: Any) -> dict[str, str]:
 
 
 def _augmentation(augment: Any) -> str:
-    crops = {
-        "inception": f"inception crop of {augment.area[0]:.0%} to {augment.area[1]:.0%}",
+    least, most = augment.area
+    crops: dict[str, str] = {
+        "inception": f"inception crop of {least:.0%} to {most:.0%}",
         "random": f"random crop of {augment.resize}",
         "pad": f"random crop after padding by {augment.pad}",
         "simple": f"random crop after padding by {augment.pad}",
     }
-    parts = [crops.get(augment.crop, augment.crop)]
+    parts = [crops.get(augment.crop, str(augment.crop))]
     parts += ["flip"] if augment.flip else []
     if augment.policy == "randaugment":
         parts.append(
@@ -137,7 +139,7 @@ def _pairs(section: Any, *, skip: tuple[str, ...]) -> str:
         for key, value in section.items()
         if key not in ("name", *skip) and value not in (None, (), "")
     ]
-    return ", ".join([section.name, *values])
+    return ", ".join([str(section.name), *values])
 
 
 def _if(condition: Any, text: str) -> str:
