@@ -97,3 +97,9 @@ def test_wheel_trains_in_an_empty_directory(installed, env, tmp_path):
     assert (workdir / "config.json").is_file()
     assert (workdir / "checkpoints" / str(STEPS)).is_dir()
     assert not list(empty.iterdir())
+
+
+def test_wheel_explains_its_recipes(installed, env, tmp_path):
+    said = run(sys.executable, "-c", TRAIN, "recipes", "mae_i1k", cwd=tmp_path, env=env)
+    assert Path(said.splitlines()[0]).is_relative_to(installed)
+    assert "arXiv 2111.06377" in said and "GiB a chip" in said

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from absl import logging
 
-from vit_jax import __version__, cli_plan, cli_train
+from vit_jax import __version__, cli_plan, cli_recipes, cli_train
 from vit_jax.cli_errors import is_users_mistake
 from vit_jax.cli_help import EXAMPLES
 
@@ -40,6 +40,8 @@ def build_parser() -> argparse.ArgumentParser:
     cli_train.add_arguments(verb("train", "Train a config, or resume it."))
 
     cli_plan.add_arguments(verb("plan", "What a config needs on chips not there."))
+
+    cli_recipes.add_arguments(verb("recipes", "List the recipes, or explain one."))
 
     evaluate = verb("evaluate", "Run the evaluations of a work directory.")
     evaluate.add_argument("--workdir", required=True, metavar="DIR")
@@ -271,6 +273,7 @@ def _note(line: str) -> None:
 VERBS = {
     "train": cli_train.run,
     "plan": cli_plan.run,
+    "recipes": cli_recipes.run,
     "evaluate": run_evaluate,
     "prepare": run_prepare,
     "export": run_export,

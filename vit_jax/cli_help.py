@@ -32,6 +32,12 @@ is compiled for TPUs, about a minute each; otherwise all is counted by shapes.
 v5e-, v6e- and GPU names count chips; v4-, v5p- and tpu7x- names count cores, which are
 two a chip.
 """,
+    "recipes": """\
+examples:
+  vit-jax recipes                  papers, published and measured results, costs
+  vit-jax recipes mae_i1k:B/16     what it sets, what to type, what to expect
+  vit-jax recipes deit_i1k --json
+""",
     "evaluate": """\
   --config.evals.NAME.KEY=VALUE   replaces a field of an evaluation;
                                   configs/evaluators.py lists them

@@ -70,6 +70,12 @@ def find(path: str) -> pathlib.Path:
     )
 
 
+def recipes() -> dict[str, pathlib.Path]:
+    """The files of the configs that the package ships, by name."""
+    files = sorted(_shipped_base().parent.glob("*.py"))
+    return {file.stem: file for file in files if file.name not in _NO_CONFIGS}
+
+
 def read(file: pathlib.Path, arg: str | None) -> ConfigDict:
     """Calls the file's ``get_config()``, or ``get_config(arg)``.
 
@@ -151,13 +157,14 @@ def _execute(file: pathlib.Path) -> types.ModuleType:
 
 def shipped_base() -> types.ModuleType:
     """The module `configs/base.py` that this version of the package came with."""
-    file = next(
-        folder / "configs/base.py"
-        for folder in _SHIPPED
-        if (folder / "configs/base.py").is_file()
-    )
+    file = _shipped_base()
     with _importable(file):
         return _execute(file)
+
+
+def _shipped_base() -> pathlib.Path:
+    files = (folder / "configs/base.py" for folder in _SHIPPED)
+    return next(file for file in files if file.is_file())
 
 
 def resolve_duration(
