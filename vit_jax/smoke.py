@@ -10,12 +10,13 @@ known by name.
   out.
 - The length: 64 steps of 64 images. Warmup, cooldown and the time scale keep their
   share of the run, and so does the horizon of the parameters' moving average.
-- The peak rate, by `RATES`: times a power of the batch's ratio (its root for the
-  adaptive optimizers and the layer-wise ones, itself for SGD), and, where the size of an
-  update does not follow that of the parameters, divided by the ratio of the widths.
-- A teacher is a one-block ViT with random parameters of a fixed seed: it knows nothing,
-  and shows only that the student comes to answer as it does. Weights to begin from are
-  not asked for.
+- The peak rate, by `RATES`: times a power of the batch's ratio (its root, for SGD the
+  ratio itself), and for optimizers whose updates have a size of their own divided by
+  the ratio of the widths.
+- A teacher is a one-block ViT with random parameters of a fixed seed. It knows nothing,
+  and shows only that the student comes to answer as it does.
+- Weights to begin from are not asked for: fine-tuning begins with a new model.
+- Figures are left out; `--config.log.figures=True` draws them.
 """
 
 import contextlib
