@@ -11,7 +11,7 @@ batch, rounded. Decay is AdamW's: big_vision's, which the rate does not multiply
 the rate.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
@@ -28,10 +28,10 @@ class Row(NamedTuple):
     steps: int
     warmup: int
     optimizer: str
-    rate: float  # peak
+    rate: Any  # peak
     decay: float  # a multiple of the rate
     schedule: str
-    policy: tuple = ()  # RandAugment's layers and magnitude, or a name
+    policy: Any = ()  # RandAugment's layers and magnitude, or a name
     mixup: float = 0.0
     cutmix: float = 0.0
     erase: float = 0.0
@@ -39,48 +39,54 @@ class Row(NamedTuple):
     drop_path: float = 0.0
     dropout: float = 0.0
     smoothing: float = 0.0
-    end: float = 0.0  # last rate
+    end: Any = 0.0  # last rate
 
 
-BIG_VISION = dict(warmup=10_000, optimizer="adamw", rate=1e-3, schedule="cosine")
-S16 = dict(batch=1024, decay=1e-4 / 1e-3, policy=(2, 10), mixup=0.2, **BIG_VISION)
-I1K = dict(batch=4096, steps=92_897, decay=1e-4 / 1e-3, bias=-6.9, **BIG_VISION)
-I21K = dict(batch=4096, steps=1_036_078, decay=1e-4 / 1e-3, bias=-10.0, **BIG_VISION)
-STRONG = dict(mixup=0.8, cutmix=1.0)
-PAPER = dict(batch=4096, warmup=10_000, optimizer="adamw")
-PAPER_I1K = dict(steps=93_835, rate=3e-3, decay=0.3, dropout=0.1, bias=-6.9, **PAPER)
-PAPER_I21K = dict(rate=1e-3, decay=0.03, dropout=0.1, bias=-10.0, end=1e-5, **PAPER)
-PAPER_JFT = dict(decay=0.1, bias=-10.0, end=1e-5, schedule="linear", **PAPER)
-DEIT = dict(
+BIG_VISION: Any = dict(warmup=10_000, optimizer="adamw", rate=1e-3, schedule="cosine")
+S16: Any = dict(batch=1024, decay=1e-4 / 1e-3, policy=(2, 10), mixup=0.2, **BIG_VISION)
+I1K: Any = dict(batch=4096, steps=92_897, decay=1e-4 / 1e-3, bias=-6.9, **BIG_VISION)
+I21K: Any = dict(
+    batch=4096, steps=1_036_078, decay=1e-4 / 1e-3, bias=-10.0, **BIG_VISION
+)
+STRONG: Any = dict(mixup=0.8, cutmix=1.0)
+PAPER: Any = dict(batch=4096, warmup=10_000, optimizer="adamw")
+PAPER_I1K: Any = dict(
+    steps=93_835, rate=3e-3, decay=0.3, dropout=0.1, bias=-6.9, **PAPER
+)
+PAPER_I21K: Any = dict(
+    rate=1e-3, decay=0.03, dropout=0.1, bias=-10.0, end=1e-5, **PAPER
+)
+PAPER_JFT: Any = dict(decay=0.1, bias=-10.0, end=1e-5, schedule="linear", **PAPER)
+DEIT: Any = dict(
     **dict(batch=1024, steps=375_342, warmup=6_256, optimizer="adamw", rate=1e-3),
     **dict(decay=0.05, schedule="cosine", policy=(2, 9), erase=0.25, end=1e-5),
     **dict(drop_path=0.1, smoothing=0.1, **STRONG),
 )
-DEIT3 = dict(
+DEIT3: Any = dict(
     **dict(batch=2048, steps=500_456, warmup=3_128, optimizer="lamb", decay=0.05),
     **dict(schedule="cosine", policy="three_augment", end=1e-5, **STRONG),
 )
-DEIT3_TUNED = dict(
+DEIT3_TUNED: Any = dict(
     **dict(batch=512, steps=50_046, warmup=12_511, optimizer="adamw", rate=1e-5),
     **dict(decay=0.1, schedule="cosine", policy=(2, 9), smoothing=0.1, end=1e-5),
     **STRONG,
 )
-DEIT3_I21K = dict(
+DEIT3_I21K: Any = dict(
     **dict(batch=2048, warmup=34_536, optimizer="lamb", rate=1e-3, decay=0.02),
     **dict(schedule="cosine", policy="three_augment", cutmix=1.0, smoothing=0.1),
     end=1e-5,
 )
-MAE = dict(
+MAE: Any = dict(
     **dict(batch=4096, steps=250_228, warmup=12_511, optimizer="adamw", rate=2.4e-3),
     **dict(decay=0.05, schedule="cosine"),
 )
-MAE_TUNED = dict(
+MAE_TUNED: Any = dict(
     **dict(batch=1024, warmup=6_256, optimizer="adamw", decay=0.05, schedule="cosine"),
     **dict(policy=(2, 9), erase=0.25, smoothing=0.1, end=1e-6, **STRONG),
 )
 AIM = Row(4096, 500_000, 31_250, "adamw", 1e-3, 0.05, "cosine")
 G = Row(16_384, 1_000_000, 10_000, "adafactor", 8e-4, 3.0, "rsqrt", bias=-10.0)
-SGD = dict(batch=512, optimizer="sgd", decay=0.0, schedule="cosine")
+SGD: Any = dict(batch=512, optimizer="sgd", decay=0.0, schedule="cosine")
 
 TABLE = {
     "vit_s16_i1k": Row(steps=111_477, **S16),

@@ -5,7 +5,8 @@ What shrinks is below; a rule applies to any config that has the field, and no r
 known by name.
 
 - The model: two blocks, 64 wide, 4 x 4 patches of at most 8 x 8 pixels. Lengths in
-  pixels (crops, margins, masked squares) shrink as the image does.
+  pixels (crops, margins, masked squares) shrink as the image does. A hybrid's ResNet is
+  left out.
 - The data: ten classes of `data/patterns.py`. Evaluations on other data sets are left
   out.
 - The length: 64 steps of 64 images. Warmup, cooldown and the time scale keep their
@@ -182,7 +183,7 @@ def _shrink_model(config: ConfigDict) -> None:
     width = min(sizes["width"], WIDTH)
     model.variant = f"mu/{patch[0]}x{patch[1]}"
     model.patch_size = None
-    model.patch_sizes = tuple({min(patch): None} if model.patch_sizes else ())
+    model.patch_sizes = (min(patch),) if model.patch_sizes else ()
     model.stem = None
     model.width = width
     model.depth = min(sizes["depth"], DEPTH)
