@@ -119,7 +119,8 @@ def get_config():
     config.data = ConfigDict(
         dict(
             # A TFDS name ("name/config", "name:version"), tfrecord:NAME, folder:PATH,
-            # arrays:PATH.npz, arrays:digits, synthetic, synthetic:NUMBER, or mix
+            # arrays:PATH.npz, arrays:digits, synthetic (noise) or patterns (of visible
+            # classes), of either :NUMBER of images, or mix
             name="imagenet2012",
             # Of mix: (("imagenet2012", "train", 0.7), ("folder:/x", "train", 0.3));
             # its splits are "train", and those of part 0 as "0.validation"

@@ -93,6 +93,9 @@ def distillation(**changes):
                 path="",
                 logits="",  # in its place: its answers by example id, .npy or .npz
                 variant="",  # what vit-jax plan takes it for where path is not set
+                # Without path and logits: a ViT of `variant` that knows nothing, its
+                # parameters drawn from this seed; for trying a recipe
+                random_seed=config_dict.placeholder(int),
                 ema=False,  # of a work directory: the moving average
                 num_heads=config_dict.placeholder(int),  # where the file does not say
                 # What images are resized to; unset: the file's, in some formats a guess

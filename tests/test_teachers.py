@@ -149,6 +149,31 @@ def test_a_run_learns_from_a_file_and_resumes_bit_for_bit(configs, file, tmp_pat
     assert model.settings.distillation == "head"
 
 
+def drawn(configs, seed, devices, *changes):
+    """A teacher of random parameters: what it is, and its place."""
+    config = tiny_config(configs, "matching", *changes)
+    teacher = config.objective.teacher
+    teacher.random_seed, teacher.variant = seed, "mu/2"
+    parts = training.build(config, devices=jax.devices()[:devices])
+    kernel = training.host(parts.frozen)["teacher"]["model"]["head"]["kernel"]
+    return parts.loaded["teacher"], np.asarray(kernel, np.float64)
+
+
+def test_a_drawn_teacher_is_its_seed(configs):
+    one, kernel = drawn(configs, 0, 1)
+    assert one["from"] == "a ViT mu/2 of random parameters, seed 0"
+    # Answers differ: 32 x 10 numbers of variance 1 / 32, to four standard errors.
+    assert kernel.var() * 32 == pytest.approx(1, abs=4 * (2 / 320) ** 0.5)
+    assert drawn(configs, 0, 8, "mesh.data=2", "mesh.fsdp=4")[0] == one
+    assert drawn(configs, 1, 1)[0]["digest"] != one["digest"]
+
+
+def test_weights_teach_rather_than_a_seed(configs, file):
+    config = tiny_config(configs, "matching", *taught_by(file))
+    config.objective.teacher.random_seed = 0
+    assert teachers.find(config).place == str(file)
+
+
 @pytest.mark.slow
 def test_another_teacher_is_refused_and_a_moved_one_is_not(configs, source, tmp_path):
     def config(path):

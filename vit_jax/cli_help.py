@@ -12,6 +12,10 @@ examples:
       --config.train.batch_size=4096 --config.mesh.fsdp=8
   vit-jax train --config=configs/digits.py --workdir=runs/short \\
       --config.train.duration.steps=200
+  vit-jax train --config=configs/mae_i1k.py:B/16 --smoke
+
+With --smoke any recipe runs in about a minute on a CPU: its objective, optimizer, shape
+of the schedule, augmentation and loss, with a tiny model, striped images and 64 steps.
 
 The same command again resumes where the work directory left off. Ctrl-C or SIGTERM
 saves and ends with code 130 or 143; a second one leaves at once. Other codes: 1 the run

@@ -33,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where the run lives (default: runs/NAME OF THE CONFIG)",
     )
     parser.add_argument(
+        "--smoke",
+        action="store_true",
+        help="the recipe's small form, a minute on a CPU: tiny model, striped images, "
+        "64 steps; --config.KEY=VALUE is applied to it",
+    )
+    parser.add_argument(
         "--allow_config_change",
         action="store_true",
         help="resume although the config asks for another run",
@@ -55,10 +61,9 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
     """Loads the config, trains, prints how it ended."""
     options.started = time.perf_counter()
     with Stop(say=_say) as stop:
-        from vit_jax import config as configs
-
-        config = configs.load(options.config, overrides)
+        config = load(options, overrides)
         name = pathlib.PurePath(options.config.partition(":")[0]).stem
+        name += "-smoke" if options.smoke else ""
         workdir = options.workdir or os.path.join("runs", name)
         from vit_jax import compilation_cache
         from vit_jax.distributed import initialize
@@ -81,6 +86,20 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
             sys.stderr.flush()
             os._exit(code)
         return code
+
+
+def load(options: argparse.Namespace, overrides: list[str]):
+    """The config of a call; with --smoke its small form, and what that is."""
+    from vit_jax import config as configs
+
+    if not options.smoke:
+        return configs.load(options.config, overrides)
+    from vit_jax.smoke import smoke
+
+    config, changes = smoke(configs.load(options.config))
+    _print("\n  ".join([f"{options.config}, small (--smoke):", *changes]))
+    configs.override(config, overrides)
+    return config
 
 
 def _with_peers(config, workdir, options, stop: Stop, peers) -> int:

@@ -36,7 +36,8 @@ class Model:
 
     Args:
       place: where they come from, for people.
-      checkpoint: what to read them from; None where a run is only planned.
+      checkpoint: what to read them from; None where a run is only planned, and where
+        they are drawn.
       settings: complete keyword arguments of the ViT.
       preprocessing: of the images it was trained on.
       mean, std: of the images that the student gets.
@@ -48,6 +49,7 @@ class Model:
     preprocessing: Preprocessing
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    random_seed: int | None = None  # that they are drawn from
 
     columns: Columns = dataclasses.field(default_factory=dict)
 
@@ -73,6 +75,8 @@ class Model:
         Raises:
           WeightsError: one is missing, or they cannot be read.
         """
+        if self.random_seed is not None:
+            return jax.jit(self._draw, out_shardings=shardings)()
         if self.checkpoint is None:
             raise ConfigError(_unset())
         types = {path: leaf.dtype for path, leaf in _paths(shapes["model"]).items()}
@@ -95,6 +99,17 @@ class Model:
             release=self.checkpoint.arrays,
         )
         return {"model": model}
+
+    def _draw(self) -> dict[str, Any]:
+        """Parameters of a model that knows nothing, but does not answer all alike."""
+        assert self.random_seed is not None
+        model_key, head_key = jax.random.split(jax.random.key(self.random_seed))
+        model = _stored_small(ViT(key=model_key, **self.settings))
+        params = nnx.to_pure_dict(nnx.state(model))
+        kernel = params["head"]["kernel"]  # zeros, as every head begins
+        drawn = jax.random.normal(head_key, kernel.shape, kernel.dtype)
+        params["head"]["kernel"] = drawn / kernel.shape[0] ** 0.5
+        return {"model": params}
 
     def check_covers(self, num_examples: Callable[[], int]) -> None:
         """It knows any image."""
@@ -163,7 +178,7 @@ def find(config: ConfigDict, *, planned: bool = False) -> Source | None:
         return Logits(section.logits, table)
     if section.path:
         return _open(config)
-    if planned and section.variant:
+    if section.variant and (planned or section.random_seed is not None):
         return _imagined(config)
     raise ConfigError(_unset())
 
@@ -262,7 +277,7 @@ def _pair(size: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _imagined(config: ConfigDict) -> Model:
-    """A plain ViT of ``teacher.variant`` with the student's images, to plan with."""
+    """A plain ViT of ``teacher.variant`` with the student's images: plans, trials."""
     model = config.model
     settings = variants.resolve(
         variant=config.objective.teacher.variant,
@@ -271,13 +286,17 @@ def _imagined(config: ConfigDict) -> Model:
         num_classes=model.num_classes,
     )
     mean, std = tuple(config.data.mean), tuple(config.data.std)
+    section = config.objective.teacher
+    seed = section.random_seed
+    drawn = "" if seed is None else f" of random parameters, seed {seed}"
     return Model(
-        f"a ViT {config.objective.teacher.variant}",
+        f"a ViT {section.variant}{drawn}",
         None,
         _settings(config, complete(settings)),
         Preprocessing(settings["image_size"], mean, std),
         mean,
         std,
+        seed,
     )
 
 

@@ -58,7 +58,7 @@ def prepare(
         )
     if output and not convert:
         raise DataError("--output is for --convert; --data_dir says where sets are")
-    if kind in ("arrays", "synthetic", "mix"):
+    if kind in ("arrays", "synthetic", "patterns", "mix"):
         raise DataError(f"{name!r} needs no preparation; set data.name to it")
     if kind in makers:
         if convert:

@@ -28,7 +28,7 @@ class DataSpec:
       tolerant: damaged files are bad examples, and no error at the opening.
       many: an example has any number of labels, see `many_labels`; TFDS sets only.
       mix, mix_classes: the parts of ``mix``, see `mixture`.
-      image_shape, num_classes: of synthetic examples.
+      image_shape, num_classes: of synthetic examples and patterns.
     """
 
     name: str
@@ -164,6 +164,20 @@ def _open_synthetic(spec: DataSpec, split: str) -> Any:
     )
 
 
+def _describe_patterns(spec: DataSpec) -> DatasetFacts:
+    from vit_jax.data import patterns
+
+    return patterns.describe(spec.rest, num_classes=spec.num_classes)
+
+
+def _open_patterns(spec: DataSpec, split: str) -> Any:
+    from vit_jax.data import patterns
+
+    return patterns.PatternSource(
+        spec.rest, split, image_shape=spec.image_shape, num_classes=spec.num_classes
+    )
+
+
 def _mixed(spec: DataSpec) -> tuple[list, list[DataSpec], list[DatasetFacts]]:
     """The parts of a mixture: as given, as specs, and what they say of themselves."""
     from vit_jax.data import mixture
@@ -215,5 +229,6 @@ SOURCES = {
     "folder": Kind(_describe_folder, _open_folder),
     "arrays": Kind(_describe_arrays, _open_arrays),
     "synthetic": Kind(_describe_synthetic, _open_synthetic),
+    "patterns": Kind(_describe_patterns, _open_patterns),
     "mix": Kind(_describe_mix, _open_mix),
 }

@@ -18,8 +18,15 @@ NUM_CLASSES = 1000
 SHIFTS = 65_521  # prime: places of the noise at which an image begins
 
 
-def describe(text: str, *, num_classes: int | None = None) -> DatasetFacts:
+def describe(
+    text: str, *, num_classes: int | None = None, kind: str = "synthetic"
+) -> DatasetFacts:
     """Splits ``train`` and ``validation`` of ``synthetic:NUMBER``, without the prefix.
+
+    Args:
+      text: the number, or nothing.
+      num_classes: unset, as many as ImageNet-1k has.
+      kind: the prefix.
 
     Raises:
       DataError: the number is none.
@@ -27,15 +34,15 @@ def describe(text: str, *, num_classes: int | None = None) -> DatasetFacts:
     digits = text.replace("_", "").replace(",", "")
     if text and not (digits.isdecimal() and 0 < int(digits) < 1 << 40):
         raise DataError(
-            f"data.name 'synthetic:{text}': the number of examples must be positive, "
-            "such as synthetic:1281167"
+            f"data.name '{kind}:{text}': the number of examples must be positive, such "
+            f"as {kind}:1281167"
         )
     size = int(digits) if text else NUM_EXAMPLES
     return DatasetFacts(
-        name=f"synthetic:{text}" if text else "synthetic",
+        name=f"{kind}:{text}" if text else kind,
         path="",
         version="",
-        file_format="synthetic",
+        file_format=kind,
         splits={
             "train": size,
             "validation": min(NUM_VALIDATION, -(-size // 10)),
@@ -57,28 +64,19 @@ def _noise(size: int) -> np.ndarray:
     return noise
 
 
-class SyntheticSource:
-    """Random access to uint8 images of noise with labels that go round the classes.
+class Numbered:
+    """Random access to examples that are a function of their number.
 
     Args:
-      text: how many, as in `describe`.
       split: a split expression.
+      facts: of `describe`.
       image_shape: height, width, channels.
-      num_classes: labels are below it.
 
     Raises:
-      DataError: as `describe`, or there is no such split.
+      DataError: there is no such split.
     """
 
-    def __init__(
-        self,
-        text: str,
-        split: str,
-        *,
-        image_shape: Sequence[int] = (224, 224, 3),
-        num_classes: int | None = None,
-    ):
-        facts = describe(text, num_classes=num_classes)
+    def __init__(self, split: str, *, facts: DatasetFacts, image_shape: Sequence[int]):
         self.num_classes, self.class_names = facts.num_classes, None
         self._shape = tuple(map(int, image_shape))
         self._classes = facts.num_classes or NUM_CLASSES
@@ -104,6 +102,31 @@ class SyntheticSource:
     def where(self, index: int) -> str:
         """The data set and the number, for messages."""
         return f"{self._name}, record {self._number(index)}"
+
+
+class SyntheticSource(Numbered):
+    """Random access to uint8 images of noise with labels that go round the classes.
+
+    Args:
+      text: how many, as in `describe`.
+      split: a split expression.
+      image_shape: height, width, channels.
+      num_classes: labels are below it.
+
+    Raises:
+      DataError: as `describe`, or there is no such split.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        split: str,
+        *,
+        image_shape: Sequence[int] = (224, 224, 3),
+        num_classes: int | None = None,
+    ):
+        facts = describe(text, num_classes=num_classes)
+        super().__init__(split, facts=facts, image_shape=image_shape)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """``{"image": uint8 [H, W, C], "label": int}``."""

@@ -23,6 +23,7 @@ _KNOWN: dict[str, tuple[int, dict[str, int]]] = {
     "digits": (10, {"train": 1_437, "test": 360}),
     "imagenet2012": (1000, {"train": 1_281_167, "validation": 50_000}),
     "imagenet21k": (21_843, {"full": 14_197_122}),
+    "jft_300m": (18_291, {"train": 303_000_000}),
     "places365_small": (
         365,
         {"train": 1_803_460, "validation": 36_500, "test": 328_500},
