@@ -14,6 +14,7 @@ from vit_jax import config as configs
 from vit_jax import metrics, setup
 from vit_jax import train as training_loop
 from vit_jax.data.mixing import normalize
+from vit_jax.evaluate import evaluate
 from vit_jax.report import run_figures
 from vit_jax.report.grids import rendered
 from vit_jax.run import Run
@@ -59,6 +60,28 @@ def test_tensorboard_has_them_too(finished):
     events = b"".join(path.read_bytes() for path in folder.rglob("*tfevents*"))
     for name in NAMES | {"reconstruction"}:
         assert f"figures/{name}".encode() in events
+
+
+def test_completions_of_other_images_are_drawn_afterwards(finished):
+    """`vit-jax evaluate reconstruction`: image, what is given, forced, completed."""
+    folder, _ = finished
+    flags = [
+        f"--config.evals.reconstruction.{each}" for each in ("images=3", "resize=0")
+    ]
+    flags.append("--config.evals.reconstruction.split=test")
+    step, results = evaluate(
+        str(folder), names=["reconstruction"], overrides=flags, say=lambda line: None
+    )
+    assert step == 4 and set(results) == {"reconstruction/mse"}
+    with Image.open(folder / "figures" / "reconstruction-00000004.png") as image:
+        picture = np.asarray(image)
+    assert picture.shape == (3 * 66 - 2, 4 * 66 - 2, 3)
+    for row in range(3):
+        columns = [picture[66 * row :, 66 * column :][:64, :64] for column in range(4)]
+        for column in columns[1:]:  # the first half of the patches is given
+            np.testing.assert_array_equal(column[:32], columns[0][:32])
+        assert (columns[1][32:] == 128).all()
+        assert (columns[2][32:] != columns[3][32:]).any()
 
 
 def test_what_cannot_be_drawn_ends_no_run(monkeypatch):

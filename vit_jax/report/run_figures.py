@@ -161,7 +161,7 @@ def figures(
         drawn = [(name, shown(rows[name][:SHOWN])) for name in _in_order(rows)]
         title = f"training images in step {step:,}"
         if of_true:
-            title += "; reconstructed patches have the true mean and contrast"
+            title += "; predicted patches have the true mean and contrast"
         yield "reconstruction", grids.draw_grid(drawn, title=title)
 
 
