@@ -122,11 +122,11 @@ def quickly(step):
     return run
 
 
-def batch(parts, rows=16, seed=0):
+def batch(parts, rows=16, seed=0, shape=(8, 8, 1)):
     """A batch of random images, laid out over the mesh."""
     rng = np.random.default_rng(seed)
     arrays = {
-        "image": rng.integers(0, 256, (rows, 8, 8, 1), dtype=np.uint8),
+        "image": rng.integers(0, 256, (rows, *shape), dtype=np.uint8),
         "label": rng.integers(0, 10, (rows,), dtype=np.int32),
     }
     return jax.device_put(arrays, sharding.batch_sharding(parts.mesh))

@@ -16,7 +16,7 @@ from vit_jax import sharding
 from vit_jax.data.antialias import antialiased_transform
 from vit_jax.data.augment import eval_transform
 from vit_jax.data.mixing import normalize
-from vit_jax.models.attention_maps import attention_rollout, pooling_weights
+from vit_jax.models.attention_maps import content_map
 from vit_jax.models.vit import ViT
 from vit_jax.weights.load import Record, load
 
@@ -227,7 +227,7 @@ def _compute(
         if model.head is not None:
             outputs["logits"] = model.logits(tokens)
         if attend:
-            outputs["attention"] = _attention_maps(model, inputs)
+            outputs["attention"] = content_map(model, inputs)
         return outputs
 
     place = sharding.batch_sharding(mesh)
@@ -270,20 +270,6 @@ def _batches(
         part = images[start : start + rows]
         batch[: len(part)] = part
         yield batch, len(part)
-
-
-def _attention_maps(model: ViT, inputs: jax.Array) -> jax.Array:
-    """[B, patches high, patches wide]: what each patch gives to the features."""
-    prefix = model.num_prefix
-    if model.pooling is not None:
-        maps = pooling_weights(model, inputs).mean(axis=1)[:, prefix:]
-    else:
-        rolled = attention_rollout(model, inputs)[:, :, prefix:]
-        if model.settings.cls_token:
-            maps = rolled[:, 0]
-        else:
-            maps = rolled[:, prefix:].mean(axis=1)
-    return maps.reshape(len(inputs), *model.grid_of(inputs))
 
 
 def _rank(

@@ -88,6 +88,8 @@ def test_several_labels_an_image():
     source = arrays.ArraySource(IMAGES, SEVERAL)
     assert (source.num_classes, source.label_shape) == (4, (2,))
     np.testing.assert_array_equal(source[1]["label"], [2, -1])
+    np.testing.assert_array_equal(source[0]["label"], [3, 0])
+    assert source[0]["label"].dtype == np.int32
     with pytest.raises(DataError, match="has several labels; in a mix an image has"):
         mixture.Relabelled(source, 0)
 

@@ -491,6 +491,20 @@ def test_several_labels_of_an_example(make_loader):
     np.testing.assert_array_equal(batch["label"], label[:16])
 
 
+def test_every_label_is_there_once():
+    given = np.array([[2, -1, 5, 2], [-1, -1, -1, -1], [0, 3, 0, 0], [1, 4, 2, 0]])
+    expected = [[5, 2, -1, -1], [-1] * 4, [3, 0, -1, -1], [4, 2, 1, 0]]
+    found = rows.each_once(given)
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(rows.each_once(found), found)
+
+
+def test_a_damaged_example_has_none_of_several_labels():
+    stacked = rows.stack_labels([np.array([3, 1, -1]), 0], (3,))
+    np.testing.assert_array_equal(stacked, [[3, 1, -1], [-1, -1, -1]])
+
+
 def test_seeking_is_fast():
     begun = time.perf_counter()
     pipeline.example_ids(

@@ -11,8 +11,10 @@ from tests import training
 from tests.evals import small
 from tests.models import tiny
 from vit_jax import evals, setup_data, setup_evals
-from vit_jax.data import augment
+from vit_jax.data import augment, sources
+from vit_jax.data.errors import DataError
 from vit_jax.evals.classification import Classification, counts, summarize
+from vit_jax.evals.knn import KNN
 from vit_jax.objectives.base import merge
 from vit_jax.objectives.base import split as take_apart
 
@@ -144,3 +146,51 @@ def test_of_a_calibrated_model_the_error_is_small(calibrated):
     error = summarize(sums, per_class=True)["ece"]
     # 15 bins of 1,333 draws: each is off by some 0.012.
     assert (error < 0.02) == calibrated
+
+
+SEVERAL = np.stack([TEST[1], (TEST[1] + 2) % 5, TEST[1]], axis=1)  # one of them twice
+SEVERAL[::3, 1:], SEVERAL[::10] = -1, -1
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_several_labels_of_arrays(devices):
+    """Right is any of them; the loss is of their probability together."""
+    _, params, _ = take_apart(small.Linear())
+    logits = small.features(TEST[0]) @ np.asarray(params["head"], np.float64)
+    chance = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    right, losses = [], []
+    for row, labels in zip(chance, SEVERAL, strict=True):
+        if own := sorted({int(label) for label in labels} - {-1}):
+            right.append(row.argmax() in own)
+            losses.append(-np.log(row[own].sum()))
+    assert 5 < sum(right) < len(right) < 37
+    settings = SETTINGS | {"labels": "many"}
+    result = small.run(
+        Classification, devices, settings=settings, test=(TEST[0], SEVERAL)
+    )
+    assert result["examples"] == len(right)
+    assert result["accuracy"] == np.mean(right)
+    assert result["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert "class_accuracy" not in result
+
+
+def test_several_labels_are_told_where_one_is_expected():
+    for kind, settings in (
+        (Classification, SETTINGS),
+        (KNN, dict(train_split="test", split="test", k=3, temperature=0.1)),
+    ):
+        with pytest.raises(DataError, match=r"small 'test' have several labels.*many'"):
+            small.run(
+                kind,
+                settings=settings | {"batch_size": 16, "resize": 0},
+                test=(TEST[0], SEVERAL),
+            )
+
+
+def test_the_form_of_labels_is_that_of_the_source(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, image=TEST[0], label=SEVERAL, one_image=TEST[0], one_label=TEST[1])
+    spec = sources.DataSpec(f"arrays:{path}", many=True)
+    assert sources.open_source(spec, "train").label_shape == (3,)
+    with pytest.raises(DataError, match="here each has one"):
+        sources.open_source(spec, "one")

@@ -197,8 +197,10 @@ def test_an_unknown_set():
         shipped_base().robustness("imagenet_z")
 
 
-def test_many_labels_are_for_tfds_alone(made):
-    with pytest.raises(DataError, match="read from TFDS sets in ArrayRecord alone"):
+def test_a_set_of_one_label_an_example_has_not_many(made):
+    with pytest.raises(
+        DataError, match="in ArrayRecord, such as imagenet2012_real, and from arrays"
+    ):
         made.run("imagenet_real", data="synthetic:99")
 
 

@@ -148,6 +148,34 @@ def test_rollout_equals_the_reference(name):
     assert tiny.error(by_layer, expected) < TOLERANCE
 
 
+@pytest.mark.parametrize("name", ["plain", "cls", "rope", "map"])
+def test_the_map_of_an_image_equals_the_reference(name):
+    """CLS's row, else the patches' mean, or the MAP probe's; 3 x 4 patches, not square."""
+    _, model, images = built(name)
+    actual = run(attention_maps.content_map, model, images)
+    assert actual.shape == (len(images), 3, 4)
+    if name == "map":
+        expected = run(attention_maps.pooling_weights, model, images).mean(axis=1)
+    else:
+        weights = run(attention_maps.attention_weights, model, images)
+        rolled = rolled_out(weights.astype(np.float64))
+        expected = rolled[:, 0] if model.num_prefix else rolled.mean(axis=1)
+    expected = expected[:, model.num_prefix :].reshape(actual.shape)
+    assert tiny.error(actual, expected) < TOLERANCE
+    assert np.ptp(actual) > 1e-4
+
+
+@pytest.mark.parametrize("name", ["plain", "rope"])
+def test_maps_under_scan_and_unrolled(name):
+    _, looped, images = built(name, unroll=1)
+    _, written_out, _ = built(name, unroll=2)
+    maps = [
+        run(attention_maps.content_map, model, images)
+        for model in (looped, written_out)
+    ]
+    assert tiny.error(*maps) < TOLERANCE
+
+
 def test_rollout_by_hand():
     """One token looks at the other in the first layer, the other back in the second."""
     first, second = [[0.0, 1.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]]

@@ -14,12 +14,13 @@ from vit_jax import config as configs
 from vit_jax import metrics, setup
 from vit_jax import train as training_loop
 from vit_jax.data.mixing import normalize
+from vit_jax.evaluate import evaluate
 from vit_jax.report import run_figures
 from vit_jax.report.grids import rendered
 from vit_jax.run import Run
 
 AIM = str(training.ROOT / "configs" / "aim_digits.py")
-NAMES = {"batch", "filters", "positions", "attention_distance"}
+NAMES = {"batch", "filters", "positions", "attention_distance", "attention"}
 
 
 def tiny_config(*changes):
@@ -61,6 +62,28 @@ def test_tensorboard_has_them_too(finished):
         assert f"figures/{name}".encode() in events
 
 
+def test_completions_of_other_images_are_drawn_afterwards(finished):
+    """`vit-jax evaluate reconstruction`: image, what is given, forced, completed."""
+    folder, _ = finished
+    flags = [
+        f"--config.evals.reconstruction.{each}" for each in ("images=3", "resize=0")
+    ]
+    flags.append("--config.evals.reconstruction.split=test")
+    step, results = evaluate(
+        str(folder), names=["reconstruction"], overrides=flags, say=lambda line: None
+    )
+    assert step == 4 and set(results) == {"reconstruction/mse"}
+    with Image.open(folder / "figures" / "reconstruction-00000004.png") as image:
+        picture = np.asarray(image)
+    assert picture.shape == (3 * 66 - 2, 4 * 66 - 2, 3)
+    for row in range(3):
+        columns = [picture[66 * row :, 66 * column :][:64, :64] for column in range(4)]
+        for column in columns[1:]:  # the first half of the patches is given
+            np.testing.assert_array_equal(column[:32], columns[0][:32])
+        assert (columns[1][32:] == 128).all()
+        assert (columns[2][32:] != columns[3][32:]).any()
+
+
 def test_what_cannot_be_drawn_ends_no_run(monkeypatch):
     said = []
     run = object.__new__(Run)  # of which this needs two parts
@@ -75,17 +98,21 @@ def test_what_cannot_be_drawn_ends_no_run(monkeypatch):
     assert said == ["no figures: ValueError: no ink"]
 
 
-def arrays(config, devices):
+def arrays(config, devices, shape=(8, 8, 1)):
     """What the figures are drawn from, of a fresh state, and its batch."""
     parts = training.build(config, devices=devices)
-    batch = training.batch(parts)
+    batch = training.batch(parts, shape=shape)
     prepare = setup.build_prepare(config)
     key = jax.random.fold_in(parts.step_key, 3)
 
     def everything(params, frozen, batch):
         prepared = prepare(batch, jax.random.split(key)[0])
+        plain = normalize(batch["image"][:8], config.data.mean, config.data.std)
         return run_figures.compute(
-            parts.graphdef, params, frozen, prepared, key, seen=16, shown=8
+            *(parts.graphdef, params, frozen, prepared, key),
+            attended={"images": plain, "label": batch["label"][:8]},
+            seen=16,
+            shown=8,
         )
 
     with jax.set_mesh(parts.mesh):
@@ -124,6 +151,38 @@ def test_the_batch_is_drawn_as_the_model_sees_it():
     assert words[0] == "images as the model saw them in step 4"
     titles = [axes.get_title() for axes in drawn["batch"].axes]
     assert titles == [str(label) for label in batch["label"]]
+
+
+@pytest.mark.parametrize(
+    "kind", [training.tiny_config, tiny_config], ids=["supervised", "autoregressive"]
+)
+def test_attention_is_over_images_as_loaded(kind):
+    """Neither mixed nor masked: a model that learns from a part sees all of it here."""
+    config = kind("data.augment.mixup=0.8", "model.image_size=(8, 6)")
+    found, batch = arrays(config, jax.devices()[:1], shape=(8, 6, 1))
+    mean, std = config.data.mean, config.data.std
+    expected = normalize(jnp.asarray(batch["image"][:8]), mean, std)
+    np.testing.assert_allclose(found["attended"]["images"], expected, atol=1e-6)
+    assert np.abs(found["images"][:8] - expected).max() > 0.01  # those are mixed
+    maps = found["attention"]
+    assert maps.shape == (8, 4, 3)
+    # No CLS: all that goes into the mean of the tokens comes from the patches.
+    np.testing.assert_allclose(maps.sum(axis=(1, 2)), 1.0, atol=1e-5)
+    assert maps.std(axis=(1, 2)).min() > 1e-6
+    drawn = dict(run_figures.figures(found, mean=mean, std=std, step=4))["attention"]
+    assert drawn.texts[0].get_text() == "attention rollout, training images in step 4"
+    titles = [axes.get_title() for axes in drawn.axes[:-1:2]]
+    labels = [str(label) for label in batch["label"][:8]]
+    assert titles == (labels if config.model.num_classes else [""] * 8)
+    for axes, each in zip(drawn.axes[1:-1:2], maps, strict=True):
+        over = axes.images[1].get_array()
+        np.testing.assert_allclose(over, (each - each.min()) / np.ptp(each), atol=1e-6)
+        assert axes.images[1].get_extent() == [-0.5, 5.5, 7.5, -0.5]
+
+
+def test_a_label_may_be_several():
+    assert run_figures._numbers(np.int32(0)) == "0"
+    assert run_figures._numbers(np.array([3, 1, -1])) == "3, 1"
 
 
 def test_classes_of_a_batch_in_words():

@@ -22,6 +22,7 @@ from etils import epath
 from vit_jax.data.errors import DataError
 from vit_jax.data.facts import DatasetFacts, checksum, split_ranges
 from vit_jax.data.retry import check_reachable
+from vit_jax.data.rows import each_once
 
 TEST_EVERY = 5  # of digits: the examples 0, 5, 10, ... are held out
 ALLOWED = (
@@ -79,7 +80,7 @@ class ArraySource:
         self.class_names = None if class_names is None else tuple(class_names)
         self.name = name
         self._image = image[..., None] if image.ndim == 3 else image
-        self._label = label
+        self._label = label if label.ndim == 1 else each_once(label)
         self.label_shape = label.shape[1:]
 
     def __len__(self) -> int:

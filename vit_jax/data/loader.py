@@ -117,7 +117,7 @@ class Loader:
         draws_per_step(batch_size, repeats)
         self.source, self.sharding = source, sharding
         # Of one label: () for a class, (M,) where an example has several.
-        self._label_shape = getattr(source, "label_shape", ())
+        self.label_shape = getattr(source, "label_shape", ())
         self.batch_size, self.seed, self.repeats = batch_size, seed, repeats
         self.streams = isinstance(source, StreamSource)
         self._columns = dict(columns or {})
@@ -227,7 +227,7 @@ class Loader:
         ]
         with self._loading:
             out, labels, bad = self._pool.load(rows, stopped or threading.Event())
-        labels = stack_labels(labels, self._label_shape)
+        labels = stack_labels(labels, self.label_shape)
         good = np.ones(len(rows), bool)
         for number, found in enumerate(bad):
             if found is None:

@@ -10,9 +10,10 @@ from vit_jax.data.tfds import TfdsSource
 
 
 class ManyLabelsSource(TfdsSource):
-    """As `TfdsSource`, with a row of 0 and 1 for a label: which classes are right.
+    """As `TfdsSource`, with class numbers padded with -1 for a label (`each_once`).
 
-    The row of an example without a label is all zero.
+    How many an example has at most is not known before all are read: a row has room
+    for all classes.
 
     Args:
       settings: of `TfdsSource`; ``label_key`` names a sequence of class labels.
@@ -46,8 +47,9 @@ class ManyLabelsSource(TfdsSource):
             check_label(one, self.num_classes, lambda: self.where(index))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """``{"image": encoded bytes, "label": uint8 [K]}``; errors as `TfdsSource`."""
+        """``{"image": encoded bytes, "label": int32 [K]}``; errors as `TfdsSource`."""
         example = super().__getitem__(index)
-        row = np.zeros(self.label_shape, np.uint8)
-        row[example["label"]] = 1
+        row = np.full(self.label_shape, -1, np.int32)
+        classes = sorted(set(example["label"]), reverse=True)
+        row[: len(classes)] = classes
         return example | {"label": row}

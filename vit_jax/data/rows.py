@@ -15,7 +15,7 @@ from vit_jax.data.order import row_rng
 from vit_jax.data.retry import patiently
 
 Transform = Callable[[Any, np.random.Generator], np.ndarray]
-Label = int | np.ndarray  # a class; or several: their numbers, or a row of 0 and 1
+Label = int | np.ndarray  # a class; or several, as `each_once` makes them
 
 
 class Row(NamedTuple):
@@ -179,13 +179,27 @@ def _label(label: Any) -> Label:
     return label if isinstance(label, np.ndarray) and label.ndim else int(label)
 
 
+def each_once(labels: np.ndarray) -> np.ndarray:
+    """Several labels an example, ``[N, M]``, as batches hold them: int32, -1 for none.
+
+    A row has the number of each of its classes once, the largest first, and -1 behind
+    them. This is the one form in which sources give several labels.
+    """
+    falling = -np.sort(-labels.astype(np.int32), axis=1)
+    again = np.zeros(falling.shape, bool)
+    again[:, 1:] = falling[:, 1:] == falling[:, :-1]
+    falling[again] = -1
+    return -np.sort(-falling, axis=1)
+
+
 def stack_labels(labels: Sequence[Label], shape: tuple[int, ...]) -> np.ndarray:
-    """Labels of a shape as one array; those of damaged examples are zero."""
+    """Labels of a shape as one array; a damaged example has class 0, or no class."""
     if not shape:
         return np.asarray(labels, np.int32)
-    stacked = np.zeros((len(labels), *shape), np.int32)
+    stacked = np.full((len(labels), *shape), -1, np.int32)
     for number, label in enumerate(labels):
-        stacked[number] = label
+        if isinstance(label, np.ndarray):
+            stacked[number] = label
     return stacked
 
 

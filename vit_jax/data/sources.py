@@ -3,9 +3,11 @@
 A source is safe to use from threads and can be pickled, and has ``len(source)`` and
 ``source.where(index)``: file and record, for messages. With random access it also has
 ``source[index] -> {"image": encoded bytes or uint8 array, "label": int}``, which raises
-`BadExampleError` for a damaged example. One that is a stream has ``source.stream(start,
-seed=, shuffle=)`` instead, ``(id, example)`` from a position of the run on. One that
-decides itself which ids a run takes has ``source.order(positions, seed=, shuffle=)``.
+`BadExampleError` for a damaged example. Where an example has several labels, "label" is
+a row of their numbers as `rows.each_once` makes it, and ``source.label_shape`` its
+shape. One that is a stream has ``source.stream(start, seed=, shuffle=)`` instead,
+``(id, example)`` from a position of the run on. One that decides itself which ids a run
+takes has ``source.order(positions, seed=, shuffle=)``.
 
 To add a kind: a file with its ``describe`` and its source, and a row in SOURCES.
 """
@@ -26,7 +28,8 @@ class DataSpec:
       name: ``KIND:REST`` with a kind of SOURCES, or a TFDS name.
       dir, image_key, label_key, cache_bytes: of TFDS sets.
       tolerant: damaged files are bad examples, and no error at the opening.
-      many: an example has any number of labels, see `many_labels`; TFDS sets only.
+      many: an example has any number of labels: of TFDS sets `many_labels`, of
+        `arrays` where they are rows padded with -1.
       mix, mix_classes: the parts of ``mix``, see `mixture`.
       image_shape, num_classes: of synthetic examples and patterns.
     """
@@ -77,12 +80,14 @@ def open_source(spec: DataSpec, split: str) -> Any:
     Raises:
       DataError: as `describe`, or there is no such split.
     """
-    if spec.many and spec.kind:
+    source = SOURCES[spec.kind].open(spec, split)
+    if spec.many and not getattr(source, "label_shape", ()):
         raise DataError(
             f"data set {spec.name!r}: several labels an example are read from TFDS "
-            "sets in ArrayRecord alone, such as imagenet2012_real; here each has one"
+            "sets in ArrayRecord, such as imagenet2012_real, and from arrays; here "
+            "each has one"
         )
-    return SOURCES[spec.kind].open(spec, split)
+    return source
 
 
 def _describe_tfds(spec: DataSpec) -> DatasetFacts:

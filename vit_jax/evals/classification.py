@@ -63,6 +63,13 @@ class Classification(OnSplits):
         super().__init__(context, [opened])
         self.loader, self._name = opened.loader, opened.name
         ours, names = context.num_classes, context.class_names
+        several = bool(opened.loader.label_shape)
+        if several and not self._many:
+            opened.loader.close()
+            raise self.error(
+                f"examples of {opened.name} have several labels; set evals."
+                f"{context.name}.labels='many'"
+            )
         try:
             mapped = label_map(opened.num_classes, opened.class_names, ours, names)
             if names is None and len(opened.class_names or ()) == ours:
@@ -78,11 +85,7 @@ class Classification(OnSplits):
             if self._allowed is not None:
                 logits = jnp.where(self._allowed, logits, -jnp.inf)
             labels = batch["label"]
-            if self._many:
-                ours_of = jnp.zeros((len(labels), ours), labels.dtype)
-                labels = ours_of.at[:, mapped].set(labels)
-            else:
-                labels = jnp.asarray(mapped)[labels]
+            labels = jnp.where(labels < 0, labels, jnp.asarray(mapped)[labels])
             return counts(logits, labels, batch["mask"], self._allowed)
 
         # Else another process might hold a part of what is read here.
@@ -135,7 +138,7 @@ class Classification(OnSplits):
 
 def counts(
     logits: Float[Array, "B K"],
-    labels: Int[Array, "B *K"],
+    labels: Int[Array, "B *M"],
     mask: Any,
     allowed: np.ndarray | None,
 ) -> dict[str, Any]:
@@ -143,7 +146,7 @@ def counts(
 
     Args:
       logits: minus infinity where a class is not ``allowed``.
-      labels: a class each, or 1 for each class that is right.
+      labels: a class each, or all that are right, each once, padded with -1.
       mask: True for rows that count.
       allowed: True for classes that predictions are among, None for all.
     """
@@ -152,18 +155,19 @@ def counts(
     guesses = jax.lax.top_k(logits, min(5, num_classes))[1]  # [B, 5], lower ones first
     good = mask
     if labels.ndim == 2:
-        mask = mask & labels.any(axis=-1)
-        right = jnp.take_along_axis(labels > 0, guesses, axis=-1)
-        chosen = jnp.where(labels > 0, log_p, -jnp.inf)
+        there = labels >= 0
+        mask = mask & there.any(axis=-1)
+        right = (guesses[:, :, None] == labels[:, None]).any(axis=-1)
+        chosen = jnp.take_along_axis(log_p, labels, axis=-1)
+        chosen = jnp.where(there, chosen, -jnp.inf)
         losses = -jax.nn.logsumexp(chosen, axis=-1)  # of the set's whole probability
-        strange = labels > 0
     else:
         right = guesses == labels[:, None]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        strange = jax.nn.one_hot(labels, num_classes, dtype=bool)
     outside = jnp.zeros((), jnp.int32)
     if allowed is not None:
-        outside = (mask & (strange & ~allowed).any(axis=-1)).sum()
+        strange = (labels >= 0) & ~jnp.asarray(allowed)[labels]
+        outside = (mask & strange.reshape(len(labels), -1).any(axis=-1)).sum()
     correct = right[:, 0] & mask
     confidence = jnp.exp(log_p.max(axis=-1))
     edges = jnp.ceil(confidence * BINS).astype(jnp.int32) - 1  # (low, high], as there

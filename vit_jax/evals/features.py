@@ -1,7 +1,7 @@
 """Features of whole splits: kept on the devices in shards, or gathered on the host."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -116,12 +116,20 @@ class Extractor:
         return np.concatenate(features), np.concatenate(labels)
 
 
-def num_classes_of(split: Split, fail: Callable[[str], Exception]) -> int:
-    """The number of classes of a split's data set.
+def num_classes_of(splits: Sequence[Split], fail: Callable[[str], Exception]) -> int:
+    """The number of classes of the data set that splits are of.
 
     Raises:
-      Exception: what ``fail`` makes of a text: it is not known.
+      Exception: what ``fail`` makes of a text: it is not known, or an example has
+        several labels.
     """
+    for split in splits:
+        if split.loader.label_shape:
+            raise fail(
+                f"examples of {split.name} have several labels, and this needs one of "
+                "each; 'classification' with labels='many' measures them"
+            )
+    split = splits[0]
     if not split.num_classes:
         raise fail(f"{split.name}: its data set does not say how many classes it has")
     return split.num_classes

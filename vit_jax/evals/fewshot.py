@@ -117,7 +117,7 @@ class FewShot(OnSplits):
         self._train = context.open(train_split, data=data, **loading)
         self._test = context.open(split, data=data, **loading)
         super().__init__(context, [self._train, self._test])
-        self._num_classes = num_classes_of(self._train, self.error)
+        self._num_classes = num_classes_of(self._splits, self.error)
         self._extractor = Extractor(context)
         self._shots, self._l2 = tuple(shots), tuple(map(float, l2))
         self._seeds = range(seeds)

@@ -57,7 +57,7 @@ class KNN(OnSplits):
         self._train = context.open(train_split, data=data, **loading)
         self._test = context.open(split, data=data, **loading)
         super().__init__(context, [self._train, self._test])
-        num_classes = num_classes_of(self._train, self.error)
+        num_classes = num_classes_of(self._splits, self.error)
         self._extractor = Extractor(context)
         self._k, self._compiled = k, False
         self._check(len(self._train.loader.source))

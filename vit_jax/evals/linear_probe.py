@@ -101,7 +101,7 @@ class LinearProbe(OnSplits):
         )
         self._test = context.open(split, data=data, **loading)
         super().__init__(context, [self._train, self._test])
-        self._num_classes = num_classes_of(self._train, self.error)
+        self._num_classes = num_classes_of(self._splits, self.error)
         self._extractor = Extractor(context)
         self._optimizer, self._rate = optimizer, learning_rate
         self._momentum, self._decay = momentum, weight_decay

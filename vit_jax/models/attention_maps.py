@@ -114,6 +114,27 @@ def pooling_weights(
     return _weights(model.pooling.attention, probe, tokens)[:, :, 0]
 
 
+def content_map(model: ViT, images: Float[Array, "B H W C"]) -> Float[Array, "B h w"]:
+    """What each patch gives to the pooled features: the rollout as a map an image.
+
+    It is the row of CLS, or the mean over the rows of patches where there is none; of
+    a model with a MAP head, what its probe attends to.
+
+    Raises:
+      ValueError: the model does not take images of this size.
+    """
+    prefix = model.num_prefix
+    if model.pooling is not None:
+        maps = pooling_weights(model, images).mean(axis=1)[:, prefix:]
+    else:
+        rolled = attention_rollout(model, images)[:, :, prefix:]
+        if model.settings.cls_token:
+            maps = rolled[:, 0]
+        else:
+            maps = rolled[:, prefix:].mean(axis=1)
+    return maps.reshape(len(images), *model.grid_of(images))
+
+
 def _stack(model: ViT, images: jax.Array) -> tuple[Weigh, Any, jax.Array]:
     """``weigh(layer, tokens)``, and all layers and the tokens into each, stacked."""
     grid, embedded = model.grid_of(images), model.embed(images)

@@ -180,18 +180,17 @@ class Autoregressive(Objective):
 
         Returns:
           ``images``; ``masked``, grey where patches are not given; ``reconstruction``,
-          see `forced`; with ``norm_pixels=False`` ``completion``, see `complete`.
+          see `forced`; ``completion``, see `complete`, both with the true patches' mean
+          and contrast if ``norm_pixels``.
         """
         prefix = self.num_patches // 2
         given = jnp.arange(self.num_patches)[:, None] < prefix
-        shown = {
+        return {
             "images": images.astype(jnp.float32),
             "masked": self._show(jnp.where(given, self._patches(images), 0.0)),
             "reconstruction": self.forced(images, prefix),
+            "completion": self.complete(images, prefix, borrow=self.norm_pixels),
         }
-        if not self.norm_pixels:
-            shown["completion"] = self.complete(images, prefix)
-        return shown
 
     def forced(
         self, images: Float[Array, "B H W C"], prefix: int
@@ -216,6 +215,7 @@ class Autoregressive(Objective):
         images: Float[Array, "B H W C"],
         prefix: int,
         *,
+        borrow: bool = False,
         noise: float = 0.0,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B H W C"]:
@@ -223,29 +223,35 @@ class Autoregressive(Objective):
 
         Each patch is what is predicted from the given ones and those made up so far;
         with ``noise``, the standard deviation of a value, a draw around that. It takes
-        a pass of the encoder a patch, and ``norm_pixels=False``: a normalised patch
-        says nothing of how bright the next one is; see `forced` for a picture of those.
+        a pass of the encoder a patch.
+
+        With ``norm_pixels`` a predicted patch says nothing of how bright it is, and
+        there is nothing to go on from, unless it may ``borrow`` the mean and standard
+        deviation of the true patch, and these alone.
 
         Raises:
-          ValueError: ``norm_pixels``, a prefix as in `forced`, or noise without a key.
+          ValueError: ``norm_pixels`` without ``borrow``, a prefix as in `forced`, or
+            noise without a key.
         """
         self._check_prefix(prefix)
-        if self.norm_pixels:
+        if self.norm_pixels and not borrow:
             raise ValueError(
                 "objective.norm_pixels is True: predictions have no brightness to go "
-                "on from; train with False, or see each patch on its own (forced)"
+                "on from; train with False, or let them borrow the true ones (borrow)"
             )
         if noise and key is None:
             raise ValueError(f"noise of {noise} needs a key")
         given = jnp.full(len(images), prefix)
-        patches = self._patches(images)
+        patches, targets = self._patches(images), self._targets(images)
         draws = jnp.zeros_like(patches)
         if noise and key is not None:
             draws = noise * jax.random.normal(key, patches.shape)
 
         def add(place: jax.Array, patches: jax.Array) -> jax.Array:
-            predicted = self.predict_next(self._show(patches), given)
-            return patches.at[:, place].set(predicted[:, place - 1] + draws[:, place])
+            predicted = self.predict_next(self._show(patches), given)[:, place - 1]
+            predicted = predicted + draws[:, place]
+            predicted = predicted * targets.std[:, place] + targets.mean[:, place]
+            return patches.at[:, place].set(predicted)
 
         patches = patches.at[:, prefix:].set(0.0)  # nothing of the truth is left
         return self._show(jax.lax.fori_loop(prefix, self.num_patches, add, patches))

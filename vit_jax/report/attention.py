@@ -16,6 +16,7 @@ _COLOURS = "inferno"
 _TEXT, _FAINT = "#333333", "#777777"
 # Inches: an image's longer side, the title above it, gaps, and what explains colours.
 _SIDE, _TITLE, _INNER, _OUTER, _SCALE = 2.1, 0.24, 0.05, 0.16, 0.36
+_HEAD = 0.24  # a title above all
 _LETTERS = 26  # of a title: what fits above one image
 
 
@@ -27,14 +28,29 @@ def draw(
     names: Sequence[str],
     captions: Sequence[str],
 ) -> None:
-    """Draws every image beside itself under its map, as a PNG.
+    """Writes the `figure` of images and maps as a PNG to a file or a stream."""
+    drawn = figure(images, maps, names=names, captions=captions)
+    with warnings.catch_warnings():  # a letter that the font lacks is drawn as a box
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        FigureCanvasAgg(drawn).print_png(target)
+
+
+def figure(
+    images: Sequence[UInt8[np.ndarray, "H W C"]],
+    maps: Sequence[Float[np.ndarray, "h w"]],
+    *,
+    names: Sequence[str],
+    captions: Sequence[str],
+    title: str = "",
+) -> Figure:
+    """Every image beside itself under its map.
 
     Args:
-      target: the file, or a stream of bytes.
       images: what the model sees, in 0..255; 1 or 3 channels, all of one size.
       maps: one number a patch; shown from each map's smallest to its largest.
       names: above the images.
       captions: above the maps.
+      title: above all.
 
     Raises:
       ValueError: there are no images, or not as many of one as of another.
@@ -47,28 +63,30 @@ def draw(
     pixels = images[0].shape[:2]
     height, width = (_SIDE * side / max(pixels) for side in pixels)
     step = (2 * width + _INNER + _OUTER, height + _TITLE + _OUTER)
-    size = (pairs * step[0] + _OUTER, rows * step[1] + _OUTER + _SCALE)
-    figure = Figure(figsize=size, dpi=160)
-    canvas = FigureCanvasAgg(figure)
+    above = _HEAD if title else 0.0
+    size = (pairs * step[0] + _OUTER, above + rows * step[1] + _OUTER + _SCALE)
+    drawn = Figure(figsize=size, dpi=160)
+    if title:
+        y = 1 - 0.1 / size[1]
+        drawn.text(0.5, y, title, ha="center", va="top", fontsize=9, color=_TEXT)
 
     def place(left: float, top: float, width: float, height: float) -> Axes:
         """Axes by inches from the left and the top."""
         bottom = size[1] - top - height
-        return figure.add_axes(
+        return drawn.add_axes(
             (left / size[0], bottom / size[1], width / size[0], height / size[1])
         )
 
     for index, (image, attention, name, caption) in enumerate(cards):
         row, column = divmod(index, pairs)
-        left, top = _OUTER + column * step[0], _OUTER + _TITLE + row * step[1]
+        left = _OUTER + column * step[0]
+        top = above + _OUTER + _TITLE + row * step[1]
         _draw_image(place(left, top, width, height), image, name)
         axes = place(left + width + _INNER, top, width, height)
         _draw_map(axes, image, attention, caption)
     wide = 0.5 * size[0]
-    _draw_scale(figure, place(wide / 2, size[1] - _SCALE, wide, 0.08))
-    with warnings.catch_warnings():  # a letter that the font lacks is drawn as a box
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        canvas.print_png(target)
+    _draw_scale(drawn, place(wide / 2, size[1] - _SCALE, wide, 0.08))
+    return drawn
 
 
 def _draw_image(axes: Axes, image: np.ndarray, title: str) -> None:

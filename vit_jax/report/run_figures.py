@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,9 +10,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vit_jax import setup, sharding
-from vit_jax.models.attention_maps import attention_distance
+from vit_jax.data import mixing
+from vit_jax.models.attention_maps import attention_distance, content_map
 from vit_jax.objectives.base import merge
-from vit_jax.report import grids, insight
+from vit_jax.report import attention, grids, insight
 from vit_jax.run import Run
 
 SEEN = 32  # images of a batch that are drawn
@@ -33,14 +34,20 @@ def draw(run: Run, state: Any, batch: Mapping[str, jax.Array]) -> None:
     """
     parts, config, step = run.parts, run.config, run.steps.total - 1
     prepare = setup.build_prepare(config)
+    plain = functools.partial(
+        mixing.normalize, mean=config.data.mean, std=config.data.std
+    )
     rows = functools.partial(num_rows, parts.mesh, config.train.batch_size)
 
     def everything(params: Any, frozen: Any, batch: Any, key: jax.Array) -> Arrays:
         # As in the train step.
         keys = jax.random.split(jax.random.fold_in(key, step))
-        batch = prepare(batch, keys[0])
         return compute(
-            *(parts.graphdef, params, frozen, batch, keys[1]),
+            *(parts.graphdef, params, frozen, prepare(batch, keys[0]), keys[1]),
+            attended={
+                "images": plain(batch["image"][: rows(SHOWN)]),
+                "label": batch["label"][: rows(SHOWN)],
+            },
             seen=rows(SEEN),
             shown=rows(SHOWN),
         )
@@ -55,6 +62,7 @@ def draw(run: Run, state: Any, batch: Mapping[str, jax.Array]) -> None:
         std=config.data.std,
         step=step + 1,
         of_true=bool(config.objective.get("norm_pixels")),
+        pool=config.model.pool,
     ):
         picture = grids.rendered(figure)
         grids.write(run.folder / "figures" / f"{name}.png", picture)
@@ -74,6 +82,7 @@ def compute(
     batch: Mapping[str, jax.Array],
     key: jax.Array,
     *,
+    attended: Mapping[str, jax.Array],
     seen: int,
     shown: int,
 ) -> Arrays:
@@ -83,14 +92,14 @@ def compute(
       graphdef, params, frozen: of the objective.
       batch: as prepared for a step.
       key: of what an objective draws.
+      attended: ``images`` normalised but not mixed or erased, for maps of attention,
+        and ``label`` as loaded.
       seen: images that are looked at, the batch's first ones.
       shown: of these, images that are reconstructed.
     """
     objective = merge(graphdef, params, frozen)
     model = objective.encoder
-    images = batch["images"][:seen]
-    if images.ndim == 5:  # several views
-        images = images[:, 0]
+    images, plain = _one_view(batch["images"][:seen]), _one_view(attended["images"])
     reconstruct = getattr(objective, "reconstruct", None)  # where there is any
     positions = model._positions(model.grid)
     if positions is not None:
@@ -102,8 +111,15 @@ def compute(
         "kernel": model.embedding.kernel[...] if model.stem is None else None,
         "positions": positions,
         "distances": attention_distance(model, images),
+        "attended": {**attended, "images": plain},
+        "attention": content_map(model, plain),
         "reconstruction": reconstruct(images[:shown], key) if reconstruct else {},
     }
+
+
+def _one_view(images: jax.Array) -> jax.Array:
+    """The first of several views of each image."""
+    return images[:, 0] if images.ndim == 5 else images
 
 
 def figures(
@@ -113,6 +129,7 @@ def figures(
     std: Sequence[float],
     step: int,
     of_true: bool = False,
+    pool: str = "",
 ) -> Iterator[tuple[str, Figure]]:
     """Names of files, without an ending, and the figures, from `compute`'s arrays.
 
@@ -120,6 +137,7 @@ def figures(
       arrays: in host memory.
       mean, std: that images were normalised by.
       step: whose batch it is.
+      pool: the model's pooling, for a title.
       of_true: whether reconstructions borrow the mean and deviation of true patches.
     """
     shown = functools.partial(grids.to_pixels, mean=mean, std=std)
@@ -138,11 +156,12 @@ def figures(
             arrays["distances"], longest=longest, images=len(images)
         ),
     )
+    yield "attention", _attention(arrays, shown, step, pool)
     if rows := arrays["reconstruction"]:
         drawn = [(name, shown(rows[name][:SHOWN])) for name in _in_order(rows)]
         title = f"training images in step {step:,}"
         if of_true:
-            title += "; reconstructed patches have the true mean and contrast"
+            title += "; predicted patches have the true mean and contrast"
         yield "reconstruction", grids.draw_grid(drawn, title=title)
 
 
@@ -161,6 +180,31 @@ def _batch(images: np.ndarray, labels: np.ndarray, step: int) -> Figure:
     return grids.draw_grid(
         rows, title=title, captions=captions if any(captions) else ()
     )
+
+
+def _attention(
+    arrays: Arrays, shown: Callable[[Any], np.ndarray], step: int, pool: str
+) -> Figure:
+    """Images beside where their pooled features have their content from."""
+    attended = arrays["attended"]
+    images = list(shown(attended["images"][:SHOWN]))
+    what = "attention of the MAP head" if pool == "map" else "attention rollout"
+    has_classes = arrays["labels"].shape[1] > 0
+    return attention.figure(
+        images,
+        list(arrays["attention"][:SHOWN]),
+        names=[
+            _numbers(label) if has_classes else ""
+            for label in attended["label"][:SHOWN]
+        ],
+        captions=[""] * len(images),
+        title=f"{what}, training images in step {step:,}",
+    )
+
+
+def _numbers(label: np.ndarray | np.integer) -> str:
+    """A class, or several."""
+    return ", ".join(str(number) for number in np.atleast_1d(label) if number >= 0)
 
 
 def _caption(label: np.ndarray) -> str:
