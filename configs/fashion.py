@@ -16,9 +16,9 @@ TEST = "test"
 
 
 def get_config(arg="supervised"):
-    """The run of a key of RUNS."""
-    if arg not in RUNS:
-        raise ValueError(f"{arg!r} is unknown; known: {', '.join(RUNS)}")
+    """The run of a key of KINDS."""
+    if arg not in KINDS:
+        raise ValueError(f"{arg!r} is unknown; known: {', '.join(KINDS)}")
     config = base.get_config()
 
     config.model.variant = "Ti/7"
@@ -42,7 +42,7 @@ def get_config(arg="supervised"):
     config.train.duration = base.duration(epochs=10)
     config.checkpoint.every = base.duration(epochs=2)
     config.log.every = base.duration(steps=100)
-    RUNS[arg](config)
+    KINDS[arg](config)
     return config
 
 
@@ -129,7 +129,7 @@ def _random(config):
     config.train.duration = base.duration(steps=1)
 
 
-RUNS = {
+KINDS = {
     "supervised": _supervised,
     "mae": _mae,
     "masked_patch": _masked_patch,

@@ -20,6 +20,7 @@ _DEIT = "facebookresearch/deit, README_deit.md"
 _DEIT3 = "facebookresearch/deit, README_revenge.md"
 _MAE = "facebookresearch/mae, FINETUNE.md"
 _LONG_MAE = "fine-tuned, after --config.train.duration.epochs=1600"
+_FROM_SCRATCH = "google-research/vision_transformer, issue 62"
 _AUGREG = "google-research/vision_transformer, README"
 _TRANSFER = "big_vision, configs/transfer.py"
 _AIM = "apple/ml-aim, aim-v1 README"
@@ -65,17 +66,61 @@ def _transfer(data: str, value: float, name: str) -> Entry:
 
 
 ENTRIES: tuple[Entry, ...] = (
+    *(
+        Entry(
+            f"vit_s16_i1k:{epochs}",
+            "2205.01580",
+            (Published(value, source, f"after {epochs} epochs"),),
+        )
+        for epochs, value, source in (
+            ("90", 76.5, "big_vision, configs/vit_s16_i1k.py"),
+            ("300", 80.0, "arXiv 2205.01580, abstract"),
+        )
+    ),
     Entry(
-        "vit_s16_i1k:S/16",
+        "vit_s16_i1k:150",
         "2205.01580",
+        note="a figure is recalled only; see the config",
+    ),
+    *(
+        Entry(
+            f"vit_paper:i1k,{size}",
+            VIT,
+            (Published(value, _FROM_SCRATCH, "without fine-tuning"),),
+        )
+        for size, value in {
+            "B/16": 74.79,
+            "B/32": 69.19,
+            "L/16": 72.59,
+            "L/32": 66.90,
+        }.items()
+    ),
+    *(
+        Entry(
+            f"vit_paper:{data},{size}",
+            VIT,
+            note="figures are of fine-tuning and recalled only; see the config",
+        )
+        for data, sizes in {
+            "i21k": ("B/16", "B/32", "L/16", "L/32"),
+            "jft": ("B/16", "B/32", "L/16", "L/32", "H/14"),
+        }.items()
+        for size in sizes
+    ),
+    Entry(
+        "vit_i1k:B/16",
+        AUGREG,
         (
-            Published(76.5, "big_vision, configs/vit_s16_i1k.py", "after 90 epochs"),
             Published(
-                80.0,
-                "arXiv 2205.01580, abstract",
-                "after 300 epochs: --config.train.duration.epochs=300",
+                79.0,
+                "an author in google-research/big_vision, issue 7",
+                'after 300 epochs, "about"',
             ),
         ),
+    ),
+    *(
+        Entry(f"vit_i1k:{size}", AUGREG, note="no figure of this size is published")
+        for size in ("Ti/16", "S/32", "S/16", "B/32", "L/16")
     ),
     *_sizes(
         "vit_i21k",
@@ -133,6 +178,13 @@ ENTRIES: tuple[Entry, ...] = (
         how=",finetune",
         needs=("--config.model.init_from=runs/FIRST_PART",),
     ),
+    *_sizes(
+        "deit3_i21k",
+        "2204.07118",
+        {"S/16": 83.1, "B/16": 85.7, "L/16": 87.0, "H/14": 87.2},
+        _DEIT3,
+        "fine-tuned on ImageNet-1k for 50 epochs",
+    ),
     Entry(
         "distill_i1k:S/16",
         PATIENT,
@@ -160,6 +212,22 @@ ENTRIES: tuple[Entry, ...] = (
         ),
     ),
     *_sizes("mae_i1k", MAE, {"H/14": 86.93}, _MAE, _LONG_MAE),
+    *_sizes(
+        "mae_i1k",
+        MAE,
+        {"B/16": 67.8, "L/16": 76.0, "H/14": 77.2},
+        "facebookresearch/mae, README",
+        "linear probe, after --config.train.duration.epochs=1600",
+        how=",probe",
+    ),
+    *_sizes(
+        "mae_finetune_i1k",
+        MAE,
+        {"B/16": 83.66, "L/16": 85.95, "H/14": 86.93},
+        _MAE,
+        "pre-trained for 1,600 epochs",
+        needs=("--config.model.init_from=runs/mae",),
+    ),
     Entry(
         "masked_patch_i1k:B/16",
         VIT,
@@ -221,6 +289,25 @@ ENTRIES: tuple[Entry, ...] = (
             topologies=SMALL,
         )
         for kind, paper in {"matching": PATIENT, "deit": DEIT}.items()
+    ),
+    *(
+        Entry(f"fashion:{kind}", paper, topologies=SMALL)
+        for kind, paper in {
+            "supervised": "",
+            "mae": MAE,
+            "masked_patch": VIT,
+            "aim": AIM,
+            "random": "",
+            "few": "",
+            "student": "",
+        }.items()
+    ),
+    Entry(
+        "fashion:distill",
+        PATIENT,
+        needs=("--config.objective.teacher.path=runs/fashion",),
+        planned_with=("objective.teacher.path=", "objective.teacher.variant=mu/7"),
+        topologies=SMALL,
     ),
     Entry(
         "transfer:digits",
