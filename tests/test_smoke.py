@@ -16,7 +16,7 @@ from vit_jax.data import sources
 from vit_jax.setup_data import data_spec
 
 SMALL = ["transfer", *SPECS]
-FAST = ("mae_i1k:B/16,probe", "deit3_i1k")
+FAST = ("masked_patch_i1k",)
 
 
 def load_small(spec):

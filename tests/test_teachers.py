@@ -171,7 +171,8 @@ def test_a_drawn_teacher_is_its_seed(configs):
 def test_weights_teach_rather_than_a_seed(configs, file):
     config = tiny_config(configs, "matching", *taught_by(file))
     config.objective.teacher.random_seed = 0
-    assert teachers.find(config).place == str(file)
+    source = teachers.find(config)
+    assert source is not None and source.place == str(file)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ known by name.
   pixels (crops, margins, masked squares) shrink as the image does. A hybrid's ResNet is
   left out.
 - The data: ten classes of `data/patterns.py`. Evaluations on other data sets are left
-  out.
+  out, and a linear probe is fitted by L-BFGS, as its LARS needs a large set.
 - The length: 64 steps of 64 images. Warmup, cooldown and the time scale keep their
   share of the run, and so does the horizon of the parameters' moving average.
 - The peak rate, by `RATES`: times a power of the batch's ratio (its root, for SGD the
@@ -90,6 +90,8 @@ VALUES = {
     "data.split": "train",
     "evals.*.train_split": "train",
     "evals.*.split": "validation",
+    "evals.*.optimizer": "lbfgs",  # a probe's LARS moves too little on a small set,
+    "evals.*.augment": False,  # and this takes the features of whole images
     "mesh.slices": 1,
     "mesh.data": -1,
     "mesh.fsdp": 1,

@@ -17,7 +17,7 @@ GIVEN = {
         "objective.teacher.variant=mu/2",
     ],
 }
-FAST = ("vit_paper:jft,H/14", "mae_finetune_i1k", "deit3_i21k", "distill_i1k")
+FAST = ("vit_paper:jft,H/14", "mae_finetune_i1k")
 
 
 @pytest.mark.parametrize(
