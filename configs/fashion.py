@@ -27,6 +27,7 @@ def get_config(arg="supervised"):
     config.model.num_heads = 4
     config.model.image_size = (28, 28)
     config.model.channels = 1
+    config.model.num_classes = 10
     config.model.position = "sincos2d_mae"
     config.model.dtype = "float32"
 
@@ -112,9 +113,7 @@ def _mae(config):
 def _masked_patch(config):
     _without_labels(
         config,
-        base.masked_patch(
-            target="pixels_l1", mask_rate=0.75, hidden_rate=1.0, swapped_rate=0.0
-        ),
+        base.masked_patch(target="mean_colour"),
     )
 
 

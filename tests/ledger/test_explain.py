@@ -32,7 +32,7 @@ def test_the_list_has_every_recipe(capsys):
     assert "98.61 ± 0.48 (3 seeds) [a]" in lines["digits"]
     assert "201.0 K" in lines["digits"]
     assert lines["vit_g_i21k:G/14"].endswith("*")  # it is split to fit
-    assert "*" not in lines["vit_s16_i1k:S/16"]
+    assert "*" not in lines["vit_s16_i1k:90"]
     assert "not run by us" in lines["mae_i1k:B/16"]
     assert "111.7 M" in lines["mae_i1k:B/16"]
     assert "(83.4) [" in lines["deit_i1k:B/16,distilled"]
@@ -51,7 +51,7 @@ def test_the_list_as_json(capsys):
     assert digits["mean"] == pytest.approx((98.89 + 98.89 + 98.06) / 3)
     assert rows["mae_i1k:L/16"]["published"][0]["comparable"]
     assert not rows["distill_i1k:S/16"]["published"][0]["comparable"]
-    costs = rows["vit_s16_i1k:S/16"]["planned"]["costs"]
+    costs = rows["vit_s16_i1k:90"]["planned"]["costs"]
     assert [cost["topology"] for cost in costs] == [
         "v5e:16x16",
         "v5p:4x4x4",
