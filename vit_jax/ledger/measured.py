@@ -18,7 +18,7 @@ MEASURED = (
         "top-1 of the 10,000 test images by a linear probe",
         {0: 83.13, 1: 83.11, 2: 82.64},
         CPU,
-        "vit-jax train --config=configs/fashion.py:mae --config.seed=N --workdir=...",
+        "vit-jax train --config=configs/fashion.py:mae --config.seed=N",
         "2026-11-24",
     ),
     Measured(
@@ -26,7 +26,7 @@ MEASURED = (
         "top-1 of the 10,000 test images by a linear probe",
         {0: 71.98, 1: 73.39, 2: 72.40},
         CPU,
-        "vit-jax train --config=configs/fashion.py:random --config.seed=N --workdir=...",
+        "vit-jax train --config=configs/fashion.py:random --config.seed=N",
         "2026-11-24",
     ),
 )

@@ -119,7 +119,7 @@ def _xla(
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(logits)
-    if rate > 0.0:
+    if dropout_key is not None and rate > 0.0:
         keep = jax.random.bernoulli(dropout_key, 1.0 - rate, weights.shape)
         weights = jnp.where(keep, weights / (1.0 - rate), 0.0)
     out = jnp.einsum("bhts,bhsd->bhtd", weights.astype(value.dtype), value)
