@@ -62,7 +62,8 @@ def test_the_list_as_json(capsys):
 def test_a_record_is_a_line_more(capsys):
     more = Measured("aim_digits", "completions", {0: 50.0}, "a CPU", "vit-jax x", "d")
     text = listing.render(ENTRIES, (*MEASURED, more), planned.stored())
-    assert "50.00 (1 seed) [b]" in text
+    letter = "abcdefghijklmnop"[len(MEASURED)]
+    assert f"50.00 (1 seed) [{letter}]" in text
     assert "[b] aim_digits: completions: 50.00 (1 seed)" in text
 
 
