@@ -64,7 +64,7 @@ def test_a_record_is_a_line_more(capsys):
     text = listing.render(ENTRIES, (*MEASURED, more), planned.stored())
     letter = "abcdefghijklmnop"[len(MEASURED)]
     assert f"50.00 (1 seed) [{letter}]" in text
-    assert "[b] aim_digits: completions: 50.00 (1 seed)" in text
+    assert f"[{letter}] aim_digits: completions: 50.00 (1 seed)" in text
 
 
 def test_what_is_new_is_listed_before_it_is_planned():
