@@ -237,7 +237,7 @@ def _set(duration: ConfigDict, steps: int) -> None:
 
 def _shrink_rate(old: ConfigDict, new: ConfigDict) -> None:
     """The peak learning rate, by `RATES`."""
-    by_batch, by_width = RATES.get(str(new.optim.get("name")), (0.5, 0.0))
+    by_batch, by_width = RATES.get(new.optim.name, (0.5, 0.0))
     sizes = _sizes(old)
     width = sizes["width"] if sizes else new.model.width
     rate = new.optim.learning_rate

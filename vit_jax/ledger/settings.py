@@ -47,8 +47,9 @@ def decay(optim: Any) -> str:
     if optim.name in _TRUSTING:
         return f"{text}, inside the trust ratio"
     text += f": {step:.3g} of a parameter at a step at the peak"
-    head = optim.get("head_weight_decay")
-    return f"{text}; {head:g} of the head" if head else text
+    if "head_weight_decay" in optim and optim.head_weight_decay:
+        text += f"; {optim.head_weight_decay:g} of the head"
+    return text
 
 
 def duration(fields: Any) -> str:
