@@ -79,6 +79,20 @@ test-cluster: $(STAMP) ## install mpirun and Slurm (root, Debian), and train und
 	scripts/install_test_tools.sh
 	$(BIN)/python -m pytest -m cluster -rs $(ARGS)
 
+.PHONY: test-browser
+test-browser: $(STAMP) ## install Chromium (root, Debian), and look at reports in it
+	scripts/install_test_tools.sh
+	$(BIN)/python -m pytest -m browser -rs $(ARGS)
+
+.PHONY: test-tools
+test-tools: $(STAMP) ## run the shorter of both; those whose tools are not there are skipped
+	$(BIN)/python -m pytest -m '(cluster or browser) and not slow' -rs $(ARGS)
+
+.PHONY: docs
+docs: $(STAMP) ## build the pages of docs/ as a site in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo build/site/index.html
+
 .PHONY: chaos
 chaos: $(STAMP) ## kill and damage runs in full; an interrupted one goes on
 	$(BIN)/python scripts/chaos.py --resume --store=runs/chaos.json $(ARGS)

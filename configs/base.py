@@ -210,6 +210,7 @@ def get_config():
         dict(
             every=duration(steps=50),
             tensorboard=True,
+            wandb="",  # a project of Weights & Biases to write to as well; "" = off
             figures=True,  # drawn at the end, in figures/ and for TensorBoard
             example_ids=False,  # a checksum of each logged step's example ids
             profile=(0, 0),  # trace the steps after the first number up to the second

@@ -43,3 +43,16 @@ def get_config(arg=None):
     config.checkpoint.every = base.duration(epochs=25)
     config.log.every = base.duration(steps=50)
     return config
+
+
+def get_sweep():
+    """The 12 trials of `vit-jax sweep --config=configs/digits.py`."""
+    from vit_jax import sweep
+
+    return sweep.product(
+        {
+            "optim.learning_rate": [1e-3, 2e-3, 4e-3],
+            "optim.weight_decay": [0.05, 0.2],
+            "seed": [0, 1],
+        }
+    )

@@ -13,16 +13,19 @@ from configs.durations import duration
 # By name: the data set in TFDS, its split, and what is special of it. Predictions on A
 # and R are among their 200 classes, and ReaL has several right classes an image.
 ROBUSTNESS = {
-    "imagenet_v2": dict(data="imagenet_v2/matched-frequency", split="test"),
+    "imagenet_v2": dict(
+        data="imagenet_v2/matched-frequency", split="test", classes="data"
+    ),
     "imagenet_real": dict(
         data="imagenet2012_real",
         split="validation",
         label_key="real_label",
         labels="many",
+        classes="data",
     ),
     "imagenet_a": dict(data="imagenet_a", split="test", classes="imagenet_a"),
     "imagenet_r": dict(data="imagenet_r", split="test", classes="imagenet_r"),
-    "imagenet_sketch": dict(data="imagenet_sketch", split="test"),
+    "imagenet_sketch": dict(data="imagenet_sketch", split="test", classes="data"),
 }
 
 

@@ -26,6 +26,7 @@ import jax
 
 from benchmark_steps import loading, measure, report
 from benchmark_steps.cells import POOLS, Cell, grid
+from vit_jax import host_memory
 from vit_jax.data.errors import DataError
 
 
@@ -225,4 +226,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    host_memory.keep_freed()  # as `vit-jax train` does; the peers share the process
     sys.exit(main())

@@ -24,7 +24,7 @@ import jax
 from overhead import build_runs, open_loop
 from plain_timm import Plain, load
 
-from vit_jax import setup, train
+from vit_jax import host_memory, setup, train
 
 CONFIG = "configs/digits.py"
 
@@ -83,6 +83,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--whole", action="store_true", help="both jobs as well")
     options = parser.parse_args()
+    host_memory.keep_freed()  # as `vit-jax train` does; for both of them
     config, steps = load(CONFIG, [])
     rounds = time_steps(config, steps, num_steps=options.steps, repeats=options.repeats)
     full, bare, plain = (

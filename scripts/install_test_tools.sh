@@ -1,28 +1,44 @@
 #!/bin/bash
-# Installs what the tests marked `cluster` need, from Debian's packages: Open MPI, and
-# Slurm with munge. Run again, it installs only what is missing.
+# Installs what the tests marked `cluster` and `browser` need, from Debian's packages:
+# Open MPI, Slurm with munge, Chromium with its driver. Run again, it installs only what
+# is missing.
 #
 # No daemon is left running: tests start a Slurm of their own on the loopback address
-# (scripts/one_host_slurm.sh) and stop it. Prints NOT RUN and why where it cannot.
+# (scripts/one_host_slurm.sh) and stop it. Prints NOT RUN, which and why where it cannot,
+# and ends with 1.
 set -euo pipefail
 export PATH=$PATH:/usr/sbin:/sbin
 
-not_run() { echo "install_test_tools: NOT RUN: $*" >&2; exit 1; }
+# A command that the tests call, and the package that has it.
+tools="
+  mpirun=openmpi-bin
+  munged=munge
+  slurmctld=slurm-wlm
+  slurmd=slurm-wlm
+  srun=slurm-wlm
+  sbatch=slurm-wlm
+  chromium=chromium
+  chromedriver=chromium-driver
+"
 
-packages=()
-command -v mpirun > /dev/null || packages+=(openmpi-bin)
-command -v munged > /dev/null || packages+=(munge)
-for tool in slurmctld slurmd srun sbatch; do
-  command -v $tool > /dev/null || { packages+=(slurm-wlm); break; }
+missing=() packages=()
+for pair in $tools; do
+  command -v "${pair%=*}" > /dev/null && continue
+  missing+=("${pair%=*}")
+  [[ " ${packages[*]} " == *" ${pair#*=} "* ]] || packages+=("${pair#*=}")
 done
 if [ ${#packages[@]} = 0 ]; then
   echo "install_test_tools: all is there: $(mpirun --version | head -1)," \
-    "$(slurmctld -V)"
+    "$(slurmctld -V), $(chromium --version 2> /dev/null)"
   exit 0
 fi
 
-command -v apt-get > /dev/null || not_run "no apt-get here; install: ${packages[*]}"
-[ "$(id -u)" = 0 ] || not_run "needs root, to install: ${packages[*]}"
+not_run() {
+  echo "install_test_tools: NOT RUN: the tests that need ${missing[*]}: $*" >&2
+  exit 1
+}
+command -v apt-get > /dev/null || not_run "no apt-get here; install ${packages[*]}"
+[ "$(id -u)" = 0 ] || not_run "needs root, to install ${packages[*]}"
 
 # Packages start their daemons where this file does not forbid it.
 policy=/usr/sbin/policy-rc.d

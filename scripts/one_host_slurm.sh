@@ -4,12 +4,16 @@
 #   scripts/one_host_slurm.sh start DIR    prints what to export: eval "$(...)"
 #   scripts/one_host_slurm.sh stop DIR     ends the daemons that it started
 #
+# NODES=8 starts so many nodes, GPUS=8 gives each so many GPUs, which are not there: for
+# jobs that are only checked (sbatch --test-only), or that run on the CPUs.
 # All of it (keys, logs, state, process ids) is in DIR. Slurm's daemons need root.
 set -euo pipefail
 
-usage() { sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 [ $# = 2 ] || usage
 verb=$1
+NODES=${NODES:-2}
+GPUS=${GPUS:-0}
 mkdir -p "$2"
 dir=$(cd "$2" && pwd)
 export SLURM_CONF=$dir/slurm.conf
@@ -39,19 +43,28 @@ stop() {
 }
 
 free_ports() {
-  python3 - <<'PYTHON'
+  python3 - "$((NODES + 1))" <<'PYTHON'
 import socket
-sockets = [socket.socket() for _ in range(3)]
+import sys
+sockets = [socket.socket() for _ in range(int(sys.argv[1]))]
 for one in sockets:
     one.bind(("127.0.0.1", 0))
 print(*(one.getsockname()[1] for one in sockets))
 PYTHON
 }
 
+# The first two are names that resolve here; a coordinator may be on them.
+names() {
+  hostname -s
+  echo localhost
+  for ((index = 2; index < NODES; index++)); do echo "more$index"; done
+}
+
 configure() {
-  read -r control first second <<< "$(free_ports)"
-  local host
+  local control ports host gres="" index=0
+  read -r control ports <<< "$(free_ports)"
   host=$(hostname -s)
+  [ "$GPUS" = 0 ] || gres="Gres=gpu:h100:$GPUS"
   mkdir -p "$dir"/{state,munge}
   chmod 700 "$dir/munge"
   [ -e "$dir/munge/key" ] || head -c 1024 /dev/urandom > "$dir/munge/key"
@@ -83,12 +96,22 @@ SchedulerType=sched/backfill
 ReturnToService=2
 SlurmctldTimeout=30
 SlurmdTimeout=30
-KillWait=5
+KillWait=30
 InactiveLimit=0
-NodeName=$host NodeHostname=$host NodeAddr=127.0.0.1 Port=$first CPUs=8 State=UNKNOWN
-NodeName=localhost NodeHostname=$host NodeAddr=127.0.0.1 Port=$second CPUs=8 State=UNKNOWN
+GresTypes=gpu
 PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=FORCE:4
 CONF
+  for name in $(names); do
+    index=$((index + 1))
+    echo "NodeName=$name NodeHostname=$host NodeAddr=127.0.0.1" \
+      "Port=$(cut -d' ' -f$index <<< "$ports") CPUs=8 $gres State=UNKNOWN"
+  done >> "$SLURM_CONF"
+  : > "$dir/gres.conf"
+  [ "$GPUS" = 0 ] && return
+  for ((index = 0; index < GPUS; index++)); do
+    : > "$dir/gpu$index"
+    echo "Name=gpu Type=h100 File=$dir/gpu$index" >> "$dir/gres.conf"
+  done
 }
 
 start() {
@@ -109,12 +132,12 @@ start() {
     --seed-file="$dir/munge/seed" 2> "$dir/munged.out" \
     || { cat "$dir/munged.out" >&2; exit 1; }
   slurmctld -c -f "$SLURM_CONF" > "$dir/slurmctld.out" 2>&1
-  for node in $(hostname -s) localhost; do
+  for node in $(names); do
     mkdir -p "$dir/spool-$node"
     slurmd -c -N "$node" -f "$SLURM_CONF" > "$dir/slurmd-$node.out" 2>&1
   done
   for _ in $(seq 100); do
-    if [ "$(sinfo --noheader --states=idle --format=%D 2> /dev/null)" = 2 ]; then
+    if [ "$(sinfo --noheader --states=idle --format=%D 2> /dev/null)" = "$NODES" ]; then
       echo "export SLURM_CONF=$SLURM_CONF"
       return
     fi

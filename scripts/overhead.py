@@ -21,7 +21,7 @@ import jax
 from etils import epath
 
 from vit_jax import config as configs
-from vit_jax import goodput, setup, setup_data, train
+from vit_jax import goodput, host_memory, setup, setup_data, train
 from vit_jax.evaluations import due
 from vit_jax.life import Life
 from vit_jax.run import Run, exclusive, open_run
@@ -91,6 +91,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=60, help="steps a repeat")
     parser.add_argument("--repeats", type=int, default=7)
     options, overrides = parser.parse_known_args()
+    host_memory.keep_freed()  # as `vit-jax train` does
     config = configs.load(options.config, overrides)
     facts = setup.describe_data(config)
     config = setup.resolve(config, facts)

@@ -1,8 +1,6 @@
 """timm and transformers on CPU torch, for comparison; absent, the tests skip.
 
-`torch`, `timm` and `transformers` are the modules. A CPU build of torch may meet a
-torchvision built for another one, whose import then asks for operators that are not
-there: they are declared here and never called.
+`torch`, `timm` and `transformers` are the modules.
 """
 
 import warnings
@@ -10,19 +8,11 @@ import warnings
 import numpy as np
 import pytest
 
+from vit_jax.weights.foreign import import_torchvision
+
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
-try:
-    import torchvision  # noqa: F401
-except ImportError:
-    pass
-except RuntimeError:  # built for another torch
-    _LIBRARY = torch.library.Library("torchvision", "DEF")
-    for _signature in (
-        "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-        "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    ):
-        _LIBRARY.define(_signature)
+import_torchvision(torch)  # where it is there, whichever torch it was built for
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -174,10 +174,8 @@ def test_others_are_refused_and_a_signal_to_one_stops_all_at_one_saved_step(
     if number == signal.SIGTERM:
         are_refused(tmp_path / "run", processes)
     processes[1].send_signal(number)
-    begun = time.monotonic()
     codes, done = finish(processes, 60)
     assert codes == [128 + number] * 2, done
-    assert time.monotonic() - begun < 20
     step = int(re.search(r"step ([\d,]+) is saved", done[0][1])[1].replace(",", ""))
     saved = [
         int(p.name)
@@ -193,9 +191,7 @@ def test_a_dead_process_is_named_and_ends_the_other(tmp_path, victim):
     processes = start(tmp_path / "run", 2, "train.duration.steps=4000")
     wait_for_step(tmp_path / "run", 5, processes)
     os.kill(processes[victim].pid, signal.SIGKILL)
-    begun = time.monotonic()
     codes, done = finish(processes, 60)
-    assert time.monotonic() - begun < 30
     assert codes[1 - victim] == 4, done
     assert f"process {victim} " in done[1 - victim][1]
     assert "is gone" in done[1 - victim][1]

@@ -76,6 +76,7 @@ DEIT3_I21K: Any = dict(
     **dict(schedule="cosine", policy="three_augment", cutmix=1.0, smoothing=0.1),
     end=1e-5,
 )
+DEIT3_I21K_TUNED: Any = DEIT3_I21K | dict(steps=31_278, warmup=3_128, rate=3e-4)
 MAE: Any = dict(
     **dict(batch=4096, steps=250_228, warmup=12_511, optimizer="adamw", rate=2.4e-3),
     **dict(decay=0.05, schedule="cosine"),
@@ -144,6 +145,10 @@ TABLE = {
     "deit3_i21k": Row(steps=1_657_725, drop_path=0.1, **DEIT3_I21K),
     "deit3_i21k:L/16": Row(steps=1_657_725, drop_path=0.3, **DEIT3_I21K),
     "deit3_i21k:H/14": Row(steps=621_647, drop_path=0.5, **DEIT3_I21K),
+    "deit3_i21k:S/16,finetune": Row(drop_path=0.05, **DEIT3_I21K_TUNED),
+    "deit3_i21k:B/16,finetune": Row(drop_path=0.15, **DEIT3_I21K_TUNED),
+    "deit3_i21k:L/16,finetune": Row(drop_path=0.4, **DEIT3_I21K_TUNED),
+    "deit3_i21k:H/14,finetune": Row(drop_path=0.45, **DEIT3_I21K_TUNED),
     "distill_i1k": Row(
         *(4096, 367_835, 5_000, "adamw", 1e-3, 3e-4 / 1e-3, "cosine"), mixup=1.0
     ),
@@ -295,7 +300,8 @@ def test_the_paper_clips_on_imagenet_alone(data, clip):
         ("vit_s16_i1k:S/16,B/16", r"known: 90, 150, 300 \(epochs\)"),
         ("mae_finetune_i1k:S/16", "known: B/16, L/16, H/14"),
         ("mae_i1k:B/16,tune", r"known: B/16\[,probe\]"),
-        ("deit3_i21k:M/16", "known: S/16"),
+        ("deit3_i21k:M/16", r"known: S/16\[,finetune\]"),
+        ("deit3_i21k:B/16,", "no recipe for 'B/16,'"),
     ],
 )
 def test_arguments(spec, message):

@@ -149,9 +149,7 @@ def test_age_is_told_by_the_storage(bucket, folder, start):
 def test_killed_owner_on_this_machine_is_succeeded_at_once(folder, start):
     first, second = start(), start()
     assert first.ask("acquire", folder, 0)[0] == "ok"
-    began = time.monotonic()
     assert second.ask("acquire", folder, 0)[0] == "LockHeldError"
-    assert time.monotonic() - began < 5
     first.kill()
     kind, (line,) = second.ask("acquire", folder, 0)
     assert kind == "ok" and f"process {first.process.pid}" in line
@@ -236,14 +234,13 @@ def test_service_that_hangs_is_one_line(monkeypatch):
     late = threading.Event()
 
     def hang(address, timeout):
-        late.wait(20)
+        assert late.wait(100)
         raise OSError("too late")
 
     monkeypatch.setattr(storage.socket, "create_connection", hang)
-    begun = time.monotonic()
     with pytest.raises(storage.StorageError, match=r"cannot be reached .no answer"):
-        storage.prepare("gs://bucket/run")
-    assert time.monotonic() - begun < 10
+        storage.prepare("gs://bucket/run")  # it would wait for the answer for ever
+    assert not late.is_set()
     late.set()
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
 
 import pytest
@@ -67,9 +68,7 @@ def test_owner_is_written_and_released(tmp_path):
 def test_second_owner_is_told_who_is_first(tmp_path, start):
     first, second = start(), start()
     assert first.ask("acquire", str(tmp_path), 0) == ["ok", []]
-    began = time.monotonic()
     kind, message = second.ask("acquire", str(tmp_path), 0)
-    assert time.monotonic() - began < 2
     assert kind == "LockHeldError"
     assert f"process {first.process.pid}," in message
     assert "another --workdir" in message and "\n" not in message
@@ -164,7 +163,7 @@ def test_forked_child_leaves_the_file_to_its_parent(tmp_path, start):
     first = start()
     assert first.ask("acquire", str(tmp_path), 0)[0] == "ok"
     (child,) = first.ask("fork", "release")[1]
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 100
     while owner._process_start(child):  # until it has ended
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -238,7 +237,7 @@ def test_heartbeat_is_renewed(tmp_path, monkeypatch):
     monkeypatch.setattr(workdir, "RENEWED_SECONDS", 0.05)
     with WorkdirLock(tmp_path):
         os.utime(tmp_path / "lock", (1, 1))
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 100
         while (tmp_path / "lock").stat().st_mtime < 2:
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -248,13 +247,14 @@ class SlowPlace:
     """A storage that fails or hangs when told to."""
 
     def __init__(self):
-        self.error, self.hang = None, 0.0
+        self.error, self.answer = None, threading.Event()
+        self.answer.set()
 
     def acquire(self, owner):
         return None
 
     def renew(self):
-        time.sleep(self.hang)
+        assert self.answer.wait(100)
         if self.error:
             raise self.error
 
@@ -289,13 +289,11 @@ def test_lease_holds_while_the_storage_fails_and_then_ends(slow):
 def test_check_does_not_wait_for_a_hung_storage(slow):
     place, _ = slow
     with WorkdirLock("gs://bucket/run") as held:
-        place.hang = 0.6
-        began = time.monotonic()
-        held.check(timeout=0.1)
-        assert time.monotonic() - began < 0.4
-        began = time.monotonic()
+        place.answer.clear()
+        held.check(timeout=0.1)  # these would wait for the answer for ever
         held.check(timeout=0)
-        assert time.monotonic() - began < 0.1
+        assert not place.answer.is_set()
+        place.answer.set()
 
 
 def test_resumed_process_renews_before_it_decides(slow):

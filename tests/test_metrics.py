@@ -200,7 +200,7 @@ def test_plain_lines():
 
 
 @pytest.mark.parametrize("columns", [80, 160])
-def test_live_line_fits_and_results_stand_above_it(monkeypatch, columns):
+def test_live_view_fits_and_results_stand_above_it(monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     stream = io.StringIO()
     with Progress(1684, 256, stream=stream, live=True) as progress:
@@ -212,13 +212,13 @@ def test_live_line_fits_and_results_stand_above_it(monkeypatch, columns):
     assert "val/accuracy 0.500\n" in text
     assert "[saved] step 150\n" in text
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
-    frames = [line for line in re.split(r"[\r\n]+", plain) if "━" in line]
-    assert all(len(frame) <= columns for frame in frames)
-    last = frames[-1]  # what stays on the screen
-    assert "150/1684" in last
-    assert "loss 0.512" in last
-    assert "ETA 0:52" in last
-    assert ("data-wait 3 %" in last) == (columns == 160)
+    lines = re.split(r"[\r\n]+", plain)
+    assert all(len(line) <= columns for line in lines)
+    bars = [index for index, line in enumerate(lines) if "━" in line]
+    last = "\n".join(lines[bars[-1] :])  # what stays on the screen
+    assert "step 150/1,684   ETA 0:52" in last
+    assert "loss 0.512   accuracy 0.910   val/accuracy 0.500 at step 150" in last
+    assert "7,512 img/s   MFU 41 %   data-wait 3 %" in last
     progress.say("afterwards")
     assert stream.getvalue().endswith("afterwards\n")
 
@@ -233,10 +233,10 @@ def test_quiet_writes_nothing():
 
 def test_advance_costs_a_step_nothing():
     with Progress(10_000, 1, stream=io.StringIO(), live=True) as progress:
-        start = time.perf_counter()
+        start = time.thread_time()  # drawing has a thread of its own
         for step in range(10_000):
             progress.advance(step)
-        assert (time.perf_counter() - start) / 10_000 < 20e-6
+        assert (time.thread_time() - start) / 10_000 < 20e-6
 
 
 def test_rates_leave_pauses_out():

@@ -1,4 +1,4 @@
-"""An objective from outside trains by the steps that the README gives."""
+"""An objective from outside trains by the steps that docs/ gives."""
 
 import ast
 import inspect
@@ -8,57 +8,15 @@ import sys
 import pytest
 
 from tests import training
+from tests.docs import pages
 from vit_jax import config as configs
 from vit_jax import evaluations, objectives, run, train, train_state, train_step
 from vit_jax.evaluate import evaluate
 from vit_jax.metrics import read_rows
 
 # The one new file, the one entry (below) and the one config.
-FILE = '''
-"""Squared error between probabilities and labels (the Brier score)."""
-
-import jax
-import jax.numpy as jnp
-
-from vit_jax.models.flops import forward_flops
-from vit_jax.models.vit import ViT
-from vit_jax.objectives.base import Objective
-
-
-class Squared(Objective):
-    """Squared error between probabilities and labels, times ``scale``."""
-
-    def __init__(self, *, encoder: ViT, scale: float):
-        self.encoder = encoder
-        self.scale = scale
-
-    @classmethod
-    def problems(cls, settings, model):
-        if settings["scale"] > 0:
-            return []
-        return [f"objective.scale must be positive, got {settings['scale']}"]
-
-    def loss(self, batch, *, key):
-        probabilities = jax.nn.softmax(self.encoder(batch["images"], key=key))
-        errors = jnp.square(probabilities - batch["labels"]).sum(axis=-1)
-        return self.scale * errors.mean(), {"brier": errors.mean()}
-
-    def predict(self, images):
-        tokens = self.encoder.tokens(images)
-        features = self.encoder.pool(tokens)
-        return {"features": features, "logits": self.encoder.logits(tokens)}
-
-    def train_flops(self):
-        return 3 * forward_flops(self.encoder)
-'''
-CONFIG = """
-from configs import base, digits
-
-def get_config():
-    config = digits.get_config()
-    config.objective = dict(name="squared", scale=2.0)
-    return config
-"""
+FILE = pages.named("objective")
+CONFIG = pages.named("objective config")
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ SPECS = [
     *(f"mae_i1k:{size}" for size in ("B/16", "H/14", "B/16,probe")),
     *(f"vit_paper:{arg}" for arg in ("i21k,L/16", "jft,H/14")),
     "mae_finetune_i1k:H/14",
-    "deit3_i21k:H/14",
+    *("deit3_i21k:H/14", "deit3_i21k:H/14,finetune"),
     *(f"deit_i1k:{size}" for size in ("Ti/16", "B/16", "S/16,distilled")),
     *(f"deit3_i1k:{size}" for size in ("S/16", "L/16", "H/14", "H/14,finetune")),
 ]

@@ -144,7 +144,6 @@ with Watchdog(
 
 
 def test_a_stuck_process_ends_with_all_its_stacks_in_a_file(tmp_path):
-    started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, tmp_path],
         env=training.environment(),
@@ -153,7 +152,6 @@ def test_a_stuck_process_ends_with_all_its_stacks_in_a_file(tmp_path):
         timeout=50,
     )
     assert done.returncode == EXIT_CODE == 3
-    assert time.monotonic() - started < 30
     assert done.stdout == "released\n"
     assert "no progress" in done.stderr and "phase 'step'" in done.stderr
     (stacks,) = tmp_path.glob("stacks-*.txt")

@@ -12,7 +12,16 @@ from collections.abc import Callable, Sequence
 
 from absl import logging
 
-from vit_jax import __version__, cli_plan, cli_recipes, cli_train
+from vit_jax import (
+    __version__,
+    cli_launch,
+    cli_plan,
+    cli_recipes,
+    cli_report,
+    cli_status,
+    cli_sweep,
+    cli_train,
+)
 from vit_jax.cli_errors import is_users_mistake
 from vit_jax.cli_help import EXAMPLES
 
@@ -39,9 +48,16 @@ def build_parser() -> argparse.ArgumentParser:
 
     cli_train.add_arguments(verb("train", "Train a config, or resume it."))
 
+    cli_sweep.add_arguments(verb("sweep", "Train many variants of a config."))
+
     cli_plan.add_arguments(verb("plan", "What a config needs on chips not there."))
 
+    cli_launch.add_arguments(verb("launch", "Render a job for a pod or cluster."))
+
     cli_recipes.add_arguments(verb("recipes", "List the recipes, or explain one."))
+
+    cli_status.add_arguments(verb("status", "What runs are doing, and how far."))
+    cli_report.add_arguments(verb("report", "One HTML file about one or more runs."))
 
     evaluate = verb("evaluate", "Run the evaluations of a work directory.")
     evaluate.add_argument("--workdir", required=True, metavar="DIR")
@@ -173,9 +189,11 @@ def image_size(text: str) -> tuple[int, int]:
 def run_evaluate(options: argparse.Namespace, overrides: list[str]) -> int:
     """Evaluates a checkpoint and prints a line per evaluator."""
     from vit_jax import compilation_cache
+    from vit_jax.devices import open_devices
     from vit_jax.evaluate import evaluate
 
     compilation_cache.enable(_note)
+    open_devices()
     step, results = evaluate(
         options.workdir,
         step=options.step,
@@ -246,9 +264,11 @@ def run_convert(options: argparse.Namespace, overrides: list[str]) -> int:
 def run_predict(options: argparse.Namespace, overrides: list[str]) -> int:
     """Classifies images."""
     from vit_jax import compilation_cache
+    from vit_jax.devices import open_devices
     from vit_jax.predict import predict
 
     compilation_cache.enable(_note)
+    open_devices()
     predict(
         options.workdir or options.weights,
         options.images,
@@ -272,8 +292,12 @@ def _note(line: str) -> None:
 
 VERBS = {
     "train": cli_train.run,
+    "sweep": cli_sweep.run,
     "plan": cli_plan.run,
+    "launch": cli_launch.run,
     "recipes": cli_recipes.run,
+    "status": cli_status.run,
+    "report": cli_report.run,
     "evaluate": run_evaluate,
     "prepare": run_prepare,
     "export": run_export,
@@ -290,7 +314,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, unknown = parser.parse_known_args(
         [word for word in arguments if word not in overrides]
     )
-    if options.verb not in ("train", "plan"):
+    options.words = arguments
+    if options.verb not in ("train", "sweep", "plan", "launch"):
         allowed = "--config.evals." if options.verb == "evaluate" else "\0"
         unknown += [word for word in overrides if not word.startswith(allowed)]
     if unknown:

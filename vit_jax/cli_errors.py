@@ -7,11 +7,14 @@ USER_ERRORS = {
     "vit_jax.checkpoint": "CheckpointError",
     "vit_jax.config": "ConfigError",
     "vit_jax.data.errors": "DataError",
+    "vit_jax.devices": "DevicesError",
     "vit_jax.distributed": "StartError",
+    "vit_jax.launch.job": "LaunchError",
     "vit_jax.lock": "LockError",
     "vit_jax.plan.topology": "TopologyError",
     "vit_jax.predict": "PredictError",
     "vit_jax.storage": "StorageError",
+    "vit_jax.sweep.ranges": "SweepError",
     "vit_jax.weights.files": "WeightsError",
 }
 

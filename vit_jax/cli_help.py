@@ -22,6 +22,22 @@ saves and ends with code 130 or 143; a second one leaves at once. Other codes: 1
 failed, 2 a mistake in the call, 3 no progress, 4 another process is gone, 5 the lock on
 the work directory was lost.
 """,
+    "sweep": """\
+  --config.KEY=VALUE    replaces a field in all trials
+
+examples:
+  vit-jax sweep --config=configs/digits.py --workdir=runs/rates --parallel=2 \\
+      --set config.optim.learning_rate=1e-3,3e-3 config.seed=0,1
+  vit-jax sweep --config=configs/digits.py --workdir=runs/drawn --samples=20 \\
+      --set 'config.optim.learning_rate=loguniform(1e-4,1e-2)' --search=tpe
+  vit-jax sweep status --workdir=runs/rates --watch
+  vit-jax sweep results --workdir=runs/rates --plots
+
+Without --set and --sweep the config file's get_sweep() says which trials there are. The
+same command again finishes what is unfinished; other values add trials. Exit codes: 0
+all trials are over, 1 some failed, 2 a mistake in the call or a trial that cannot run
+(nothing was started), 130 and 143 after Ctrl-C and SIGTERM.
+""",
     "plan": """\
   --config.KEY=VALUE    replaces a field, as for train
 
@@ -36,11 +52,46 @@ is compiled for TPUs, about a minute each; otherwise all is counted by shapes.
 v5e-, v6e- and GPU names count chips; v4-, v5p- and tpu7x- names count cores, which are
 two a chip.
 """,
+    "launch": """\
+  --config.KEY=VALUE    replaces a field, as for train
+
+examples:
+  vit-jax launch tpu-vm --config=configs/vit_s16_i1k.py --topology=v5e-16 \\
+      --workdir=gs://BUCKET/s16 --config.data.dir=gs://BUCKET/tfds --zone=ZONE --spot
+  vit-jax launch gke --config=configs/vit_i21k.py:L/16 --topology=v6e-256 --slices=2 \\
+      --config.mesh.slices=2 --workdir=gs://BUCKET/l16 --queue=tpus --submit
+  vit-jax launch slurm --config=configs/mae_i1k.py:B/16 --topology=h100:8x8 \\
+      --workdir=/shared/runs/mae --time=24:00:00 --partition=gpu
+  vit-jax launch skypilot --config=configs/mae_i1k.py:B/16 --topology=h100:8x8 \\
+      --workdir=gs://BUCKET/mae --secret=WANDB_API_KEY
+
+The config is planned for the topology first; what does not divide or fit is refused.
+Files are written to launch/NAME; --submit has the target's own tool take them. Secrets
+are given by name: of the environment (slurm, skypilot), of the Kubernetes Secret
+--secret_name (gke), of Secret Manager (tpu-vm). docs/guides/launch.md has more.
+""",
     "recipes": """\
 examples:
   vit-jax recipes                  papers, published and measured results, costs
   vit-jax recipes mae_i1k:B/16     what it sets, what to type, what to expect
   vit-jax recipes deit_i1k --json
+""",
+    "status": """\
+examples:
+  vit-jax status runs/digits
+  vit-jax status runs/* --json
+  vit-jax status gs://BUCKET/runs/b16
+
+States: running; waiting (for its first step); finished; stopped (by a signal); failed
+(with an error); crashed (killed, or its machine is gone). Nothing is written.
+""",
+    "report": """\
+examples:
+  vit-jax report runs/digits                       writes runs/digits/report.html
+  vit-jax report runs/lr* --output=compared.html   several runs beside each other
+
+The file needs nothing else: it opens offline, on a phone and in the dark. Runs may be
+going on, and may be in buckets.
 """,
     "evaluate": """\
   --config.evals.NAME.KEY=VALUE   replaces a field of an evaluation;

@@ -124,20 +124,25 @@ def _with_peers(config, workdir, options, stop: Stop, peers) -> int:
 
 
 def _train(config, workdir, options, stop: Stop, peers) -> int:
+    from vit_jax.devices import open_devices
     from vit_jax.distributed import EXIT_CODE as PEER_GONE
     from vit_jax.distributed import PeerError, PeersRefused
+    from vit_jax.host_memory import keep_freed
     from vit_jax.lock import LockLostError
     from vit_jax.outcome import Interrupted, RunError
     from vit_jax.pending import NonFiniteError
     from vit_jax.report.summary import summary
     from vit_jax.train import train
 
+    open_devices()
+    keep_freed()
     try:
         result = train(
             config,
             workdir,
             say=_print,
             started=options.started,
+            command=options.words,
             allow_config_change=options.allow_config_change,
             stop=stop,
             peers=peers,

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict, FieldReference, config_flags
 
 from vit_jax.config_file import (
     UNITS,
@@ -20,6 +20,7 @@ from vit_jax.config_file import (
     read,
     resolve_duration,
     shipped_base,
+    split_spec,
 )
 from vit_jax.config_json import (
     SAFE_TO_CHANGE,
@@ -62,8 +63,7 @@ def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     Raises:
       ConfigError: anything in the file or the overrides that the user must change.
     """
-    match = re.fullmatch(r"(?P<path>.*?\.py|[^:]*)(:(?P<arg>.*))?", spec, re.S)
-    path, arg = (match["path"], match["arg"]) if match else (spec, None)
+    path, arg = split_spec(spec)
     config = read(find(path), arg)
     base = shipped_base()
     problems = _complete_durations(config, base)
@@ -186,7 +186,7 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> None:
             by_key.setdefault(match["key"], []).append("--" + text.lstrip("-"))
     units: dict[str, list[str]] = {}
     for key, arguments in by_key.items():
-        problems += _apply(config, key, fields[key], arguments)
+        problems += _apply(key, fields[key], arguments)
         section, _, unit = key.rpartition(".")
         if _is_duration(fields[key].section):
             units.setdefault(section, []).append(unit)
@@ -227,21 +227,32 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _apply(
-    config: ConfigDict, key: str, field: _Field, arguments: list[str]
-) -> list[str]:
+def _apply(key: str, field: _Field, arguments: list[str]) -> list[str]:
     """Sets one field with ml_collections' parsers; returns what went wrong."""
     values = flags.FlagValues()
     argv = ["vit-jax", *arguments]
+    alone = _alone(key, field)  # every flag is written as YAML, with all it holds
     try:
         config_flags.DEFINE_config_dict(
-            "config", config, flag_values=values, sys_argv=argv
+            "config", alone, flag_values=values, sys_argv=argv
         )
         values(argv)
+        field.section[field.name] = dict(_fields(alone))[key].value
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError):
         text = arguments[-1].partition("=")[2]
         return [f"{key} must be of type {field.type.__name__}, got {text!r}"]
     return []
+
+
+def _alone(key: str, field: _Field) -> ConfigDict:
+    """A config with one field, of the same type and value."""
+    *sections, name = key.split(".")
+    leaf = config = ConfigDict()
+    for section in sections:
+        leaf[section] = ConfigDict()
+        leaf = leaf[section]
+    leaf[name] = FieldReference(field.value, field_type=field.type)
+    return config
 
 
 def check(config: ConfigDict, *, facts: Any, num_devices: int) -> list[str]:

@@ -32,7 +32,8 @@ def with_evaluators(
     evals = config.evals = ConfigDict(
         {name: _completed(section, base) for name, section in saved.evals.items()}
     )
-    known = [*evals, *EVALUATORS, *base.robustness_sets()]
+    complete = [name for name in EVALUATORS if hasattr(base, name)]
+    known = [*evals, *complete, *base.robustness_sets()]
     for name in names:
         if name in evals:
             continue
@@ -49,8 +50,8 @@ def with_evaluators(
 
 def _completed(section: ConfigDict, base: Any) -> ConfigDict:
     """An entry with all keys; JSON keeps no type of what is unset, the defaults do."""
-    if section.name not in EVALUATORS:
-        return section  # said where the config is checked
+    if section.name not in EVALUATORS or not hasattr(base, section.name):
+        return section  # said where the config is checked; it has no defaults
     complete = getattr(base, section.name)()
     every = section.get("every")
     for key in section:

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import functools
 import importlib.util
 import inspect
 import math
@@ -83,7 +84,30 @@ def read(file: pathlib.Path, arg: str | None) -> ConfigDict:
       ConfigError: the file fails, or returns something else.
     """
     with _importable(file):
-        return _call_get_config(file, arg)
+        config = _call(file, "get_config", arg)
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(
+            f"{file}: get_config() returned a {type(config).__name__}; "
+            "start from base.get_config() and return it"
+        )
+    return config
+
+
+def read_sweep(path: str) -> Any:
+    """What the ``get_sweep()`` of a config file returns.
+
+    Raises:
+      ConfigError: there is none, or it fails.
+    """
+    file = find(split_spec(path)[0])
+    with _importable(file):
+        return _call(file, "get_sweep", None)
+
+
+def split_spec(spec: str) -> tuple[str, str | None]:
+    """Path and argument of ``"configs/x.py:L/16"``; None without an argument."""
+    match = re.fullmatch(r"(?P<path>.*?\.py|[^:]*)(:(?P<arg>.*))?", spec, re.S)
+    return (match["path"], match["arg"]) if match else (spec, None)
 
 
 @contextlib.contextmanager
@@ -110,14 +134,16 @@ def _configs_modules() -> list[str]:
     return [name for name in sys.modules if name.partition(".")[0] == "configs"]
 
 
-def _call_get_config(file: pathlib.Path, arg: str | None) -> ConfigDict:
+def _call(file: pathlib.Path, name: str, arg: str | None) -> Any:
+    """Runs a file and calls a function of it."""
     try:
         module = _execute(file)
-        if not hasattr(module, "get_config"):
-            raise ConfigError(f"{file} defines no get_config()")
-        if arg is not None and not inspect.signature(module.get_config).parameters:
-            raise ConfigError(f"{file}: get_config() takes no argument, got {arg!r}")
-        config = module.get_config(*([] if arg is None else [arg]))
+        if not hasattr(module, name):
+            raise ConfigError(f"{file} defines no {name}()")
+        function = getattr(module, name)
+        if arg is not None and not inspect.signature(function).parameters:
+            raise ConfigError(f"{file}: {name}() takes no argument, got {arg!r}")
+        return function(*([] if arg is None else [arg]))
     except ConfigError:
         raise
     except Exception as error:  # whatever the user's file does
@@ -131,12 +157,6 @@ def _call_get_config(file: pathlib.Path, arg: str | None) -> ConfigDict:
             f"{file}{f', line {line}' if line else ''}: "
             f"{type(error).__name__}: {' '.join(message.split())}"
         ) from error
-    if not isinstance(config, ConfigDict):
-        raise ConfigError(
-            f"{file}: get_config() returned a {type(config).__name__}; "
-            "start from base.get_config() and return it"
-        )
-    return config
 
 
 def _text(error: BaseException) -> str:
@@ -155,6 +175,7 @@ def _execute(file: pathlib.Path) -> types.ModuleType:
     return module
 
 
+@functools.cache
 def shipped_base() -> types.ModuleType:
     """The module `configs/base.py` that this version of the package came with."""
     file = _shipped_base()

@@ -79,13 +79,18 @@ def from_json(saved: Mapping[str, Any]) -> ConfigDict:
 
 def snapshot(config: Config) -> dict[str, Any]:
     """What `config.json` holds: the config and the versions that it ran with."""
-    versions = {"python": platform.python_version(), "vit_jax": vit_jax.__version__}
+    return {"config": to_json(config), "versions": versions()}
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, this package and those that decide on numbers."""
+    found = {"python": platform.python_version(), "vit_jax": vit_jax.__version__}
     for package in PACKAGES:
         try:
-            versions[package] = importlib.metadata.version(package)
+            found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return {"config": to_json(config), "versions": versions}
+    return found
 
 
 def diff(old: Config, new: Config) -> list[str]:
@@ -106,7 +111,7 @@ def unsafe_changes(old: Config, new: Config) -> list[str]:
 
 
 def _changes(old: Config, new: Config) -> dict[str, str]:
-    before, after = _flat(to_json(old)), _flat(to_json(new))
+    before, after = flat(to_json(old)), flat(to_json(new))
     return {
         key: f"{_show(before, key)} -> {_show(after, key)}"
         for key in sorted(before.keys() | after.keys())
@@ -114,15 +119,16 @@ def _changes(old: Config, new: Config) -> dict[str, str]:
     }
 
 
-def _show(flat: dict[str, Any], key: str) -> str:
-    return repr(flat[key]) if key in flat else "(absent)"
+def _show(leaves: dict[str, Any], key: str) -> str:
+    return repr(leaves[key]) if key in leaves else "(absent)"
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a config as JSON, by keys such as ``optim.learning_rate``."""
     leaves = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            leaves |= _flat(value, f"{prefix}{key}.")
+            leaves |= flat(value, f"{prefix}{key}.")
         else:
             leaves[f"{prefix}{key}"] = value
     return leaves

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from vit_jax import storage
+from vit_jax import storage, wandb_writer
 from vit_jax.jsonl import (
     JsonlWriter,
     location,
@@ -59,18 +59,22 @@ def create_writer(
     tensorboard: bool,
     progress: Progress,
     after: int | None = None,
+    wandb: str = "",
+    config: Mapping[str, Any] | None = None,
 ) -> Writer:
-    """The writer of a run: rows of JSON, the terminal and ``tensorboard/``.
+    """The writer of a run: rows of JSON, the terminal, ``tensorboard/`` and W&B.
 
-    Without clu or TensorFlow the third is left out, which one line says.
+    The last two are left out where something is missing, which one line says.
 
     Args:
       workdir: of the run.
       tensorboard: whether to write for TensorBoard as well.
       progress: the terminal, which also receives warnings.
       after: the step that a run resumes from; rows later than that are dropped.
+      wandb: a project of Weights & Biases; "" leaves it out.
+      config: of the run, shown there.
     """
-    writers = {
+    writers: dict[str, Writer] = {
         "the file of metrics": open_writer(workdir, after=after, warn=progress.say),
         "the terminal": TerminalWriter(progress),
     }
@@ -85,6 +89,18 @@ def create_writer(
             folder = os.path.join(os.fspath(workdir), "tensorboard")
             writers["TensorBoard"] = LazyWriter(
                 lambda: tensorboard_writer(folder), progress.say
+            )
+    if wandb:
+        reason = wandb_writer.unavailable()
+        if reason:
+            progress.say(f"W&B is off: {reason}")
+        else:
+            writers["W&B"] = LazyWriter(
+                lambda: wandb_writer.WandbWriter(
+                    workdir, wandb, config or {}, progress.say
+                ),
+                progress.say,
+                name="W&B",
             )
     return MultiWriter(writers, progress.say)
 

@@ -15,8 +15,9 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from vit_jax import metrics as reporting
-from vit_jax import setup, setup_data, warm_start
+from vit_jax import setup, setup_data, starts, warm_start
 from vit_jax.checkpoint import CheckpointError, Checkpoints
+from vit_jax.config import to_json
 from vit_jax.data.pipeline import Loader
 from vit_jax.distributed import Peers, PeersRefused
 from vit_jax.evaluations import Evaluations, of
@@ -115,10 +116,11 @@ def open_run(
     source: warm_start.WarmStart | None,
     say: Callable,
     stack: contextlib.ExitStack,
+    note: dict[str, Any] | None = None,
 ) -> tuple[Run, Any]:
     """Opens what the loop needs, and restores or makes the state it begins with.
 
-    All is closed with ``stack``.
+    All is closed with ``stack``, and ``note`` is kept of this start.
     """
     holds = jax.process_index() == 0
     checkpoints = Checkpoints(
@@ -151,7 +153,7 @@ def open_run(
         compiling=lambda begins: life.switch("compile" if begins else "eval"),
     )
     stack.callback(evaluations.close)
-    progress, writer = stack.enter_context(opened(config, folder, steps, start))
+    progress, writer = stack.enter_context(opened(config, folder, steps, start, life))
     run = Run(
         config=config,
         parts=parts,
@@ -183,7 +185,24 @@ def open_run(
         saved=start,
     )
     run.note_goodput(start)
+    if start < steps.total and holds:
+        stack.enter_context(starts.noted(folder, (note or {}) | about(run)))
     return run, state
+
+
+def about(run: Run) -> dict[str, Any]:
+    """What a run knows of itself when it starts, for `starts.noted`."""
+    mesh = run.parts.mesh
+    return {
+        "step": run.start,
+        "total_steps": run.steps.total,
+        "batch_size": run.config.train.batch_size,
+        "flops_per_image": run.parts.flops_per_image,
+        "device": mesh.devices.flat[0].device_kind,
+        "num_devices": mesh.size,
+        "num_processes": jax.process_count(),
+        "mesh": {axis: size for axis, size in mesh.shape.items() if size > 1},
+    }
 
 
 def evaluated(config: ConfigDict, row: dict[str, Any]) -> Scalars:
@@ -245,17 +264,25 @@ def restore_or_init(
 
 
 @contextlib.contextmanager
-def opened(config: ConfigDict, workdir: epath.Path, steps: setup.Steps, start: int):
+def opened(
+    config: ConfigDict, workdir: epath.Path, steps: setup.Steps, start: int, life: Life
+):
     """Progress and metric writer around the loop; both closed whatever happens."""
     first = jax.process_index() == 0
     with reporting.Progress(
-        total_steps=steps.total, batch_size=config.train.batch_size, quiet=not first
+        total_steps=steps.total,
+        batch_size=config.train.batch_size,
+        start=start,
+        phase=lambda: life.goodput.phase,
+        quiet=not first,
     ) as progress:
         writer: reporting.Writer = reporting.MultiWriter()
         if first:
             writer = reporting.create_writer(
                 workdir,
                 tensorboard=config.log.tensorboard,
+                wandb=config.log.wandb,
+                config=to_json(config),
                 progress=progress,
                 after=start,
             )

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -36,6 +36,7 @@ def train(
     stop: Stop | None = None,
     peers: Peers | None = None,
     started: float | None = None,
+    command: Sequence[str] = (),
 ) -> Result:
     """Trains until the configured duration is over, resuming what is in ``workdir``.
 
@@ -47,6 +48,7 @@ def train(
       stop: notices signals; one is made where none is given.
       peers: the other processes of the run, if there are any.
       started: `time.perf_counter` when the command began; default: now.
+      command: the words after `vit-jax`, for whoever wants the same run again.
 
     Raises:
       ConfigError: the config is wrong, or another run is in the directory. Nothing
@@ -66,7 +68,8 @@ def train(
     config = warm_start.adopt(config, folder)
     facts = setup.describe_data(config)
     config = setup.resolve(config, facts)
-    steps = setup.resolve_steps(config, setup_data.num_train_examples(config, facts))
+    examples = setup_data.num_train_examples(config, facts)
+    steps = setup.resolve_steps(config, examples)
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(Stop())
         lock = stack.enter_context(exclusive(folder, peers, say))
@@ -103,6 +106,7 @@ def train(
             life=life,
             lock=lock,
             source=source,
+            note={"command": [*command], "num_examples": examples},
             say=say,
             stack=stack,
         )
@@ -235,6 +239,7 @@ def save(run: Run, step: int, state: Any, measured: list[str]) -> None:
         best = run.config.checkpoint.best.rpartition("/")[0].removesuffix("_ema")
         run.checkpoints.save(step, state, run.known, measured=best in measured)
     run.saved = step
+    run.progress.saved(step)
 
 
 def advance(run: Run, step: int, state: Any, batch: dict[str, jax.Array]) -> Any:

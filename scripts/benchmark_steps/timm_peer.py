@@ -6,7 +6,6 @@ names, and computes the same function: tanh GELU, epsilon 1e-6, the same pooling
 
 import importlib.util
 import time
-import warnings
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ from benchmark_steps.clock import Contender
 from benchmark_steps.ours import OPTIM, normalised
 from vit_jax.models.settings import Settings
 from vit_jax.weights.build import by_path
+from vit_jax.weights.foreign import NotChecked, import_timm
 from vit_jax.weights.positions import laid_out
 from vit_jax.weights.table import encode
 from vit_jax.weights.timm_rows import Names, build_rows
@@ -31,28 +31,10 @@ def import_torch_and_timm() -> tuple[Any, Any]:
     for name in ("torch", "timm"):
         if importlib.util.find_spec(name) is None:
             raise NoPeerError(f"{name} is not installed: pip install torch timm")
-    import torch
-
-    # A torchvision built for another torch asks for operators that are not there; they
-    # are declared here and never called.
     try:
-        import torchvision  # noqa: F401
-    except ImportError:
-        pass
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define(
-            "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        )
-        _KEPT.append(library)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import timm
-    return torch, timm
-
-
-_KEPT: list[Any] = []  # a library's operators go when it does
+        return import_timm()
+    except NotChecked as error:
+        raise NoPeerError(str(error)) from None
 
 
 def available() -> str:

@@ -1,5 +1,7 @@
 """After the commit: read back, marked, set aside, tidied; the last good one stays."""
 
+import errno
+import os
 import shutil
 import threading
 import time
@@ -72,6 +74,27 @@ def test_storage_that_does_not_answer_leaves_a_step_unverified(tmp_path, monkeyp
     # The newest is verified, which makes two with step 2; those between are not needed.
     assert (steps.saved(folder), verified(folder)) == ([2, 6], [2, 6])
     checkpoints.close()
+
+
+def test_a_disk_too_full_for_the_mark_alone_is_told_and_the_step_counts(
+    tmp_path, monkeypatch
+):
+    folder = steps.fill(tmp_path / "c")
+    checkpoints = Checkpoints(folder)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "mark_verified", full)
+        checkpoints.save(3, steps.state_of(3), {})
+        message = "looked after: .*No space left on device; the newest good .* step 3"
+        with pytest.raises(CheckpointError, match=message):
+            checkpoints.wait()
+    checkpoints.close()
+    step, state, _ = Checkpoints(folder).restore_latest(ABSTRACT)
+    assert step == 3
+    assert steps.same(state, steps.state_of(3))
 
 
 def test_saves_faster_than_they_can_be_read_back_do_not_pile_up(tmp_path, monkeypatch):

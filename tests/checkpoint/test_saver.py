@@ -207,7 +207,12 @@ def test_a_disk_that_fills_up_leaves_the_older_steps_readable(tmp_path, when):
     assert len(lines) == 2, done.stdout + done.stderr
     saved = int(lines[0].split()[2])
     assert saved >= 1
-    assert f"step {saved + 1} could not be written: no space left on" in lines[0]
-    assert lines[0].endswith(f"the newest good one is step {saved}")
-    assert lines[1] == f"restored {saved} True"
+    # Or the last bytes went to the step itself, and the mark that it was read back had
+    # no room: then it is there, and counts.
+    unmarked = f"could not be looked after: [Errno {errno.ENOSPC}]" in lines[0]
+    written = f"step {saved + 1} could not be written: no space left on" in lines[0]
+    assert written or (when == "late" and unmarked)
+    newest = saved + unmarked
+    assert lines[0].endswith(f"the newest good one is step {newest}")
+    assert lines[1] == f"restored {newest} True"
     assert os.listdir(tmp_path / "disk") == []  # the mount was the other process's

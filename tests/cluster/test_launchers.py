@@ -1,6 +1,5 @@
 """Under a real mpirun and a real Slurm of this host, and with what SkyPilot sets."""
 
-import os
 import pathlib
 import re
 import shutil
@@ -9,38 +8,22 @@ import subprocess
 import pytest
 
 from tests import training
-from tests.cluster import runs
+from tests.cluster import one_host, runs
 
 SCRIPTS = training.ROOT / "scripts"
 MPIRUN = ("mpirun", "--allow-run-as-root", "--oversubscribe")
-INSTALL = "scripts/install_test_tools.sh installs it"
 
 
-def has(*tools):
-    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
-    return all(shutil.which(tool, path=path) for tool in tools)
-
-
-needs_mpi = pytest.mark.skipif(not has("mpirun"), reason=f"no mpirun: {INSTALL}")
+needs_mpi = pytest.mark.skipif(
+    not one_host.has("mpirun"), reason=f"no mpirun: {one_host.INSTALL}"
+)
 
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
     """Two nodes that are this host; yields the variables that say where they are."""
-    if not has("slurmctld", "slurmd", "munged", "srun"):
-        pytest.skip(f"no Slurm: {INSTALL}")
-    if os.geteuid() != 0:
-        pytest.skip("Slurm's daemons need root")
-    folder = tmp_path_factory.mktemp("slurm")
-    script = SCRIPTS / "one_host_slurm.sh"
-    try:
-        started = subprocess.run(
-            [script, "start", folder], capture_output=True, text=True, timeout=120
-        )
-        assert started.returncode == 0, started.stderr
-        yield {"SLURM_CONF": str(folder / "slurm.conf")}
-    finally:
-        subprocess.run([script, "stop", folder], check=True, timeout=60)
+    with one_host.slurm(tmp_path_factory.mktemp("slurm")) as variables:
+        yield variables
 
 
 def train(workdir, launcher, variables=None, number=2):
@@ -121,6 +104,5 @@ def test_the_installer_says_that_it_did_not_run(tmp_path):
         [bash, "-c", alone], env={"PATH": str(empty)}, capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert (
-        "NOT RUN: no apt-get here; install: openmpi-bin munge slurm-wlm" in done.stderr
-    )
+    assert "NOT RUN: the tests that need mpirun munged slurmctld" in done.stderr
+    assert "no apt-get here; install openmpi-bin munge slurm-wlm" in done.stderr

@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from vit_jax.config_file import shipped_base
 from vit_jax.data.errors import DataError
 from vit_jax.evals.class_maps import chosen_classes, imagenet_classes, label_map
 from vit_jax.evals.imagenet_subsets import IMAGENET_A, IMAGENET_R
@@ -37,6 +38,17 @@ def test_subsets_are_200_classes(subset, names, first):
     reversed_names = imagenet_classes()[::-1]
     chosen = chosen_classes(subset, 1000, reversed_names, everything)
     assert np.flatnonzero(chosen)[::-1][:5].tolist() == [999 - n for n in first]
+
+
+@pytest.mark.parametrize("name", ["imagenet_v2", "imagenet_sketch", "imagenet_real"])
+def test_whole_sets_are_1000_classes_of_a_model_that_knows_more(name):
+    classes = shipped_base().robustness(name)["classes"]
+    theirs = imagenet_classes()
+    more = (*theirs[::-1], *(f"m{number:08}" for number in range(20_843)))
+    chosen = chosen_classes(
+        classes, len(more), more, label_map(len(theirs), theirs, len(more), more)
+    )
+    assert chosen.sum() == 1000 and chosen[:1000].all()
 
 
 @pytest.mark.parametrize("letter", ["a", "r"])

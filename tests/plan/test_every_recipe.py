@@ -11,6 +11,7 @@ from vit_jax.cli import main
 GIVEN = {
     "transfer": ["model.variant=B/32"],
     "digits": ["train.batch_size=256"],
+    "fashion": ["train.batch_size=256"],
     "aim_digits": ["train.batch_size=256"],
     "distill_digits": [
         *("train.batch_size=256", "objective.teacher.path="),

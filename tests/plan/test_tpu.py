@@ -31,7 +31,12 @@ def compiled(capsys, topology, *overrides):
 
 def test_memory_and_traffic_are_as_planned(capsys):
     found, by_shapes = compiled(
-        capsys, "v5e-64", "train.batch_size=1024", "mesh.data=1", "mesh.fsdp=-1"
+        capsys,
+        "v5e-64",
+        "model.variant=B/16",
+        "train.batch_size=1024",
+        "mesh.data=1",
+        "mesh.fsdp=-1",
     )
     assert found["fits"]
     assert found["memory_gib"] == pytest.approx(by_shapes["memory_gib"], rel=0.05)

@@ -1,7 +1,6 @@
 """The rows of a global batch: loaded by threads or processes, laid out on the mesh."""
 
 import functools
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -19,7 +18,7 @@ from vit_jax.data.order import (
     step_positions,
 )
 from vit_jax.data.rows import BadExample, Label, Row, RowLoader, Transform, stack_labels
-from vit_jax.data.threads import Threads
+from vit_jax.data.threads import Threads, available_cores
 from vit_jax.data.workers import Workers
 
 _TRIES = 100  # others in the place of one damaged example
@@ -137,7 +136,7 @@ class Loader:
         if workers:
             self._pool = Workers(self._rows, workers=workers)
         else:
-            threads = threads or os.cpu_count() or 1
+            threads = threads or available_cores()
             self._pool = Threads(self._rows, threads=threads, batches=batches)
 
     def ids(self, step: int, *, shuffle: bool) -> np.ndarray:

@@ -4,6 +4,7 @@ Decoding and resizing leave the interpreter to others, so that threads use every
 """
 
 import functools
+import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -130,3 +131,10 @@ def gather(
         else:
             store(out, number, image)
     return out, shape
+
+
+def available_cores() -> int:
+    """How many cores this process may use, which may be fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

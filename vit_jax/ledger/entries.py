@@ -183,7 +183,16 @@ ENTRIES: tuple[Entry, ...] = (
         "2204.07118",
         {"S/16": 83.1, "B/16": 85.7, "L/16": 87.0, "H/14": 87.2},
         _DEIT3,
-        "fine-tuned on ImageNet-1k for 50 epochs",
+        "after its second part, ',finetune'",
+    ),
+    *_sizes(
+        "deit3_i21k",
+        "2204.07118",
+        {"S/16": 83.1, "B/16": 85.7, "L/16": 87.0, "H/14": 87.2},
+        _DEIT3,
+        "from ImageNet-21k, at 224 pixels",
+        how=",finetune",
+        needs=("--config.model.init_from=runs/FIRST_PART",),
     ),
     Entry(
         "distill_i1k:S/16",

@@ -98,10 +98,12 @@ def _figure(figure: Published, sources: Mapping[str, int]) -> str:
 
 
 def _measured(entry: Entry, results: Sequence[tuple[str, Measured]]) -> str:
-    found = [
-        f"{one.short} [{letter}]" for letter, one in results if one.spec == entry.spec
-    ]
-    return "; ".join(found) or NOT_RUN
+    """The first result, and the letters of the others, which stand below."""
+    found = [(letter, one) for letter, one in results if one.spec == entry.spec]
+    if not found:
+        return NOT_RUN
+    letters = "".join(f" [{letter}]" for letter, _ in found)
+    return f"{found[0][1].short}{letters}"
 
 
 def _costs(planned: Planned | None) -> tuple[str, ...]:

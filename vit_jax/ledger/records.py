@@ -77,10 +77,11 @@ class Measured:
     Args:
       spec: of the entry.
       what: was measured, ``"top-1 of the 360 test images"``.
-      values: by seed, in percent.
+      values: by seed, or what `per` says, in percent.
       hardware: that it ran on.
       command: that gave it; ``N`` stands for the seed.
       date: of the last run, ``"2026-11-24"``.
+      per: what there is a value of; ``"draw"`` of the examples.
     """
 
     spec: str
@@ -89,15 +90,16 @@ class Measured:
     hardware: str
     command: str
     date: str
+    per: str = "seed"
 
     @property
     def mean(self) -> float:
-        """Of the seeds."""
+        """Of all values."""
         return statistics.mean(self.values.values())
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation of the seeds, as a sample; None of a single one."""
+        """Standard deviation of the values, as a sample; None of a single one."""
         if len(self.values) < 2:
             return None
         return statistics.stdev(self.values.values())
@@ -106,12 +108,12 @@ class Measured:
     def short(self) -> str:
         """``"98.61 ± 0.48 (3 seeds)"``."""
         if self.spread is None:
-            return f"{self.mean:.2f} (1 seed)"
-        return f"{self.mean:.2f} ± {self.spread:.2f} ({len(self.values)} seeds)"
+            return f"{self.mean:.2f} (1 {self.per})"
+        return f"{self.mean:.2f} ± {self.spread:.2f} ({len(self.values)} {self.per}s)"
 
     def __str__(self) -> str:
-        seeds = ", ".join(f"{seed}: {value}" for seed, value in self.values.items())
+        values = ", ".join(f"{key}: {value}" for key, value in self.values.items())
         return (
-            f"{self.what}: {self.short}, in %; by seed {seeds}; {self.hardware}, "
-            f"{self.date}; {self.command}"
+            f"{self.what}: {self.short}, in %; by {self.per} {values}; "
+            f"{self.hardware}, {self.date}; {self.command}"
         )

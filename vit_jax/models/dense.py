@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from vit_jax.models.attention_choice import hardware
+
 GRADIENT_DTYPES = ("compute", "float32")
 
 
@@ -68,8 +70,14 @@ def _forward(inputs: jax.Array, kernel: jax.Array, axes: tuple, wide: Any) -> tu
 
 def _backward(axes: tuple, wide: Any, kept: tuple, grads: jax.Array) -> tuple:
     inputs, kernel = kept
-    rows = tuple(axis for axis in range(inputs.ndim) if axis not in axes)
-    features = tuple(range(len(rows), grads.ndim))
+    shape, num_rows = inputs.shape, inputs.ndim - len(axes)
+    if _on_one_cpu():
+        # With rows on several axes the compiler copies what it sums over them: 1.3
+        # times the step of configs/digits.py.
+        inputs, grads = _merge_rows(inputs, num_rows), _merge_rows(grads, num_rows)
+        num_rows = 1
+    rows = tuple(range(num_rows))
+    features = tuple(range(num_rows, grads.ndim))
     outputs = tuple(range(len(axes), kernel.ndim))
     to_inputs = lax.dot_general(
         grads, kernel.astype(inputs.dtype), ((features, outputs), ((), ()))
@@ -77,12 +85,19 @@ def _backward(axes: tuple, wide: Any, kept: tuple, grads: jax.Array) -> tuple:
     # Not as `lax.dot_general` differentiates itself, by a product that is transposed:
     # for that, XLA copies large arrays on a CPU.
     to_kernel = lax.dot_general(
-        inputs,
-        grads,
-        ((rows, tuple(range(len(rows)))), ((), ())),
-        preferred_element_type=wide,
+        inputs, grads, ((rows, rows), ((), ())), preferred_element_type=wide
     )
-    return to_inputs, to_kernel.astype(kernel.dtype)
+    return to_inputs.reshape(shape), to_kernel.astype(kernel.dtype)
+
+
+def _on_one_cpu() -> bool:
+    """One: merged rows would have to be cut along two axes of a mesh at once."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.size <= 1 and hardware().platform == "cpu"
+
+
+def _merge_rows(array: jax.Array, num_rows: int) -> jax.Array:
+    return array.reshape(-1, *array.shape[num_rows:])
 
 
 _product.defvjp(_forward, _backward)

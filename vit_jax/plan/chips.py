@@ -12,6 +12,25 @@ import re
 
 
 @dataclasses.dataclass(frozen=True)
+class Rented:
+    """What a chip is called where it can be had; "" where it cannot.
+
+    Args:
+      gke: node label `cloud.google.com/gke-tpu-accelerator`, or `gke-accelerator`.
+      machine: of GKE's nodes; ``{}`` stands for the chips of one.
+      sky: SkyPilot's name; of TPUs without the count.
+      gcloud: of TPUs, an accelerator type without the count.
+      runtime: of TPUs, the image that their machines start.
+    """
+
+    gke: str
+    machine: str
+    sky: str = ""
+    gcloud: str = ""
+    runtime: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Chip:
     """One accelerator. Rates are per chip, dense and without sparsity.
 
@@ -33,6 +52,7 @@ class Chip:
       held_mib: of a layer's arrays, what vector memory holds as they come and go; as
         programs compiled for v5e, v5p and v6e do, others are taken as v5p.
       source: of the figures.
+      rented: names.
     """
 
     name: str
@@ -51,6 +71,7 @@ class Chip:
     on_one_host: int = 8
     largest: int = 0
     held_mib: int = 0
+    rented: Rented = Rented(gke="", machine="")
 
     @property
     def is_tpu(self) -> bool:
@@ -83,6 +104,13 @@ CHIPS: dict[str, Chip] = {
             source=_TPU.format("TPU v4"),
             described=2,
             largest=4096,
+            rented=Rented(
+                gke="tpu-v4-podslice",
+                machine="ct4p-hightpu-{}t",
+                sky="tpu-v4",
+                gcloud="v4",
+                runtime="tpu-ubuntu2204-base",
+            ),
             **_CUBES,
         ),
         Chip(
@@ -96,6 +124,13 @@ CHIPS: dict[str, Chip] = {
             network_gbps=3.125,  # 6.4 Tbps a pod of 256
             source=_TPU.format("TPU v5e"),
             held_mib=390,
+            rented=Rented(
+                gke="tpu-v5-lite-podslice",
+                machine="ct5lp-hightpu-{}t",
+                sky="tpu-v5litepod",
+                gcloud="v5litepod",
+                runtime="v2-alpha-tpuv5-lite",
+            ),
             **_SQUARES,
         ),
         Chip(
@@ -109,6 +144,13 @@ CHIPS: dict[str, Chip] = {
             network_gbps=6.25,  # 50 Gbps a chip
             source=_TPU.format("TPU v5p"),
             largest=6144,
+            rented=Rented(
+                gke="tpu-v5p-slice",
+                machine="ct5p-hightpu-{}t",
+                sky="tpu-v5p",
+                gcloud="v5p",
+                runtime="v2-alpha-tpuv5",
+            ),
             **_CUBES,
         ),
         Chip(
@@ -122,6 +164,13 @@ CHIPS: dict[str, Chip] = {
             network_gbps=12.5,  # 25.6 Tbps a pod of 256
             source=_TPU.format("TPU v6e"),
             held_mib=125,
+            rented=Rented(
+                gke="tpu-v6e-slice",
+                machine="ct6e-standard-{}t",
+                sky="tpu-v6e",
+                gcloud="v6e",
+                runtime="v2-alpha-tpuv6e",
+            ),
             **_SQUARES,
         ),
         Chip(
@@ -137,10 +186,23 @@ CHIPS: dict[str, Chip] = {
             devices=2,
             described=2,
             largest=9216,
+            rented=Rented(gke="tpu7x", machine="tpu7x-standard-{}t"),
             **_CUBES,
         ),
-        Chip("A100", "a100", 312.0, 80.0, 80.0, 2039.0, 300.0, 25.0, f"{_XLA}; 80 GB"),
-        Chip("H100", "h100", 989.0, 80.0, 79.6, 3352.0, 450.0, 50.0, _XLA),
+        Chip(
+            "A100",
+            "a100",
+            *(312.0, 80.0, 80.0, 2039.0, 300.0, 25.0),
+            f"{_XLA}; 80 GB",
+            rented=Rented("nvidia-a100-80gb", "a2-ultragpu-{}g", "A100-80GB"),
+        ),
+        Chip(
+            "H100",
+            "h100",
+            *(989.0, 80.0, 79.6, 3352.0, 450.0, 50.0),
+            _XLA,
+            rented=Rented("nvidia-h100-80gb", "a3-highgpu-{}g", "H100"),
+        ),
         Chip(
             "H200",
             "h200",
@@ -151,6 +213,7 @@ CHIPS: dict[str, Chip] = {
             link_gbps=450.0,
             network_gbps=50.0,
             source=f"{_XLA}; {_MLPERF.format('v4.1, H200-SXM-141GBx8_TRT_MaxQ')}",
+            rented=Rented("nvidia-h200-141gb", "a3-ultragpu-{}g", "H200"),
         ),
         Chip(
             "B200",
@@ -162,6 +225,7 @@ CHIPS: dict[str, Chip] = {
             link_gbps=900.0,
             network_gbps=50.0,
             source=f"{_XLA}; {_MLPERF.format('v6.0, nebius_b200_n1')}",
+            rented=Rented("nvidia-b200", "a4-highgpu-{}g", "B200"),
         ),
     )
 }

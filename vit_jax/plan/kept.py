@@ -22,7 +22,8 @@ ROWS = 1_000_003
 # What the backward pass of a layer works with, by everything that the layer computes,
 # found from programs compiled for TPUs: what is beyond what vector memory holds, more
 # where remat computes it again, within limits. MiB in SMALL: what is held in any case.
-WORKING, WORKING_AGAIN, LEAST, MOST = 0.77, 2.0, 0.45, 1.15
+WORKING, WORKING_ELEMENTWISE, WORKING_AGAIN = 0.77, 1.05, 2.0
+LEAST, MOST = 0.45, 1.15
 SMALL, SMALL_ARRAY = 112.0, 37.0
 
 # Where all devices share the parameters, and are not more than these, the TPU compiler
@@ -93,8 +94,9 @@ class Kept:
         beyond = max(0.0, everything - chip.held_mib * 2**20)
         if self._remat == "none":
             return WORKING * beyond
+        again = WORKING_ELEMENTWISE if self._remat == "elementwise" else WORKING_AGAIN
         least = LEAST * max(0.0, everything - SMALL * 2**20)
-        return min(max(WORKING_AGAIN * beyond, least), MOST * everything)
+        return min(max(again * beyond, least), MOST * everything)
 
     def _is_stacked(self, leaf: Any) -> bool:
         return leaf.shape[0] == self._model["depth"] > 1 and ROWS not in leaf.shape[:1]

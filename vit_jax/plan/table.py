@@ -2,7 +2,8 @@
 
 from vit_jax.plan.plan import Plan
 
-# By shapes, against the compiler: the worst of the programs in README, most are 5 %.
+# By shapes, against the compiler: the worst of the programs in
+# docs/reference/planning.md, most are 5 %.
 ERROR = 0.15
 
 _PARTS = {

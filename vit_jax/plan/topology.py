@@ -81,6 +81,16 @@ class Topology:
         return self.slices * (chips // self.chip.per_host)
 
     @property
+    def chips_per_host(self) -> int:
+        """That one machine holds."""
+        return self.chips // self.hosts
+
+    @property
+    def hosts_per_slice(self) -> int:
+        """Machines of one slice; all of GPUs'."""
+        return self.hosts // self.slices
+
+    @property
     def fast(self) -> int:
         """Devices that the fast links join: of a slice, or of a GPU host."""
         if self.chip.is_tpu:

@@ -1,9 +1,10 @@
 """Outputs of written weights from the libraries they were written for."""
 
+import contextlib
 import importlib
-import importlib.util
 import json
 import pathlib
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,12 @@ from vit_jax.weights.load import load
 
 Images = Float[np.ndarray, "B H W C"]
 Outputs = tuple[Float[np.ndarray, "B K"], str]  # and which library computed them
+
+OPERATORS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+_DECLARED: list[Any] = []  # a library's operators go when it does
 
 
 class NotChecked(Exception):
@@ -44,9 +51,41 @@ def _reason(name: str, error: Exception) -> str:
     return f"{name} cannot be imported: {lines[0] if lines else repr(error)}"
 
 
+def import_timm() -> tuple[Any, Any]:
+    """The modules torch and timm.
+
+    Raises:
+      NotChecked: one of them cannot be imported.
+    """
+    torch = import_library("torch")
+    import_torchvision(torch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch, import_library("timm")
+
+
+def import_torchvision(torch: Any) -> None:
+    """Imports torchvision, if it is there, also beside a torch it was not built for.
+
+    Its compiled part does not load then (one for CUDA beside a torch for CPUs), and its
+    import asks for that part's operators. They are declared here and never called.
+    """
+    with contextlib.suppress(ModuleNotFoundError):
+        try:
+            importlib.import_module("torchvision")
+        except RuntimeError as error:
+            if "operator torchvision::" not in str(error):
+                raise NotChecked(_reason("torchvision", error)) from None
+            library = torch.library.Library("torchvision", "DEF")
+            for signature in OPERATORS:
+                library.define(signature)
+            _DECLARED.append(library)
+            import_library("torchvision")
+
+
 def run_timm(path: pathlib.Path, images: Images) -> Outputs:
     """Logits, or features without a head, from timm."""
-    torch, timm = import_library("torch"), import_library("timm")
+    torch, timm = import_timm()
     model = timm.create_model(f"local-dir:{path}", pretrained=True).eval()
     with torch.no_grad():
         outputs = model(_channels_first(torch, images))
@@ -56,8 +95,7 @@ def run_timm(path: pathlib.Path, images: Images) -> Outputs:
 def run_transformers(path: pathlib.Path, images: Images) -> Outputs:
     """Logits, or features without a head, from Hugging Face transformers."""
     torch = import_library("torch")
-    if importlib.util.find_spec("torchvision"):  # which it uses where it is there
-        import_library("torchvision")
+    import_torchvision(torch)  # which it uses where it is there
     transformers = import_library("transformers")
     config = json.loads((path / "config.json").read_text())
     kind = "AutoModelForImageClassification" if _classifies(config) else "AutoModel"
