@@ -4,13 +4,14 @@ Nothing here imports jax, flax or TensorFlow: a typing mistake costs no start-up
 """
 
 import dataclasses
+import functools
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, FieldReference, config_flags
+from ml_collections import ConfigDict, config_dict, config_flags
 
 from vit_jax.config_file import (
     UNITS,
@@ -229,29 +230,32 @@ def _is_number(text: str) -> bool:
 
 def _apply(key: str, field: _Field, arguments: list[str]) -> list[str]:
     """Sets one field with ml_collections' parsers; returns what went wrong."""
-    values = flags.FlagValues()
-    argv = ["vit-jax", *arguments]
-    alone = _alone(key, field)  # every flag is written as YAML, with all it holds
     try:
-        config_flags.DEFINE_config_dict(
-            "config", alone, flag_values=values, sys_argv=argv
-        )
-        values(argv)
-        field.section[field.name] = dict(_fields(alone))[key].value
+        field.section[field.name] = _parsed(key, field.type, tuple(arguments))
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError):
         text = arguments[-1].partition("=")[2]
         return [f"{key} must be of type {field.type.__name__}, got {text!r}"]
     return []
 
 
-def _alone(key: str, field: _Field) -> ConfigDict:
-    """A config with one field, of the same type and value."""
+@functools.lru_cache(maxsize=4096)  # a sweep says the same of many trials
+def _parsed(key: str, kind: type, arguments: tuple[str, ...]) -> Any:
+    """The value that a command line gives to a key of this type."""
+    alone = _alone(key, kind)  # every flag is written as YAML, with all it holds
+    values, argv = flags.FlagValues(), ["vit-jax", *arguments]
+    config_flags.DEFINE_config_dict("config", alone, flag_values=values, sys_argv=argv)
+    values(argv)
+    return dict(_fields(alone))[key].value
+
+
+def _alone(key: str, kind: type) -> ConfigDict:
+    """A config with one field of a type, unset."""
     *sections, name = key.split(".")
     leaf = config = ConfigDict()
     for section in sections:
         leaf[section] = ConfigDict()
         leaf = leaf[section]
-    leaf[name] = FieldReference(field.value, field_type=field.type)
+    leaf[name] = config_dict.placeholder(kind)
     return config
 
 

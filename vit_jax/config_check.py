@@ -126,7 +126,8 @@ def _optim(section: ConfigDict) -> list[str]:
         if field in section:
             problems += _unknown(f"optim.{field}", section[field], known)
     for field, (fits, what) in optim.RANGES.items():
-        problems += outside(fits, what, **{f"optim__{field}": section.get(field)})
+        if field in section:
+            problems += outside(fits, what, **{f"optim__{field}": section[field]})
     return problems
 
 

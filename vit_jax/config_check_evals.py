@@ -42,7 +42,8 @@ def _section(name: str, section: ConfigDict, base: Any) -> list[str]:
         if key in section:
             problems += unknown(f"{path}.{key}", section[key], choices)
     for key, (fits, what) in evaluator.RANGES.items():
-        problems += outside(fits, what, **{f"evals__{name}__{key}": section.get(key)})
+        if key in section:
+            problems += outside(fits, what, **{f"evals__{name}__{key}": section[key]})
     return problems
 
 

@@ -3,9 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 
 from tests.models import tiny
+from vit_jax.objectives.base import merge, split
 
 HEADS = {"cls_token": True, "distillation": "head", "pool": "cls"}
 
@@ -37,3 +39,35 @@ def log_softmax(logits):
 def softmax_loss(logits, labels):
     """Cross-entropy of each row."""
     return -(np.asarray(labels, np.float64) * log_softmax(logits)).sum(-1)
+
+
+def by_heart(objective, batch, *, steps=150):
+    """Losses and metrics of Adam on the same images."""
+    graphdef, params, frozen = split(objective)
+    tx = optax.adam(1e-2)
+
+    @tiny.jit
+    def run(params, state):
+        def step(carry, _):
+            params, state = carry
+
+            def loss(params):
+                return merge(graphdef, params, frozen).loss(batch, key=None)
+
+            (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params)
+            updates, state = tx.update(grads, state)
+            return (optax.apply_updates(params, updates), state), (value, metrics)
+
+        return jax.lax.scan(step, (params, state), length=steps)
+
+    return run(params, tx.init(params))[1]
+
+
+def gradients(objective, batch):
+    """Of the loss: by the parameters, and by the frozen ones."""
+    graphdef, *trees = split(objective)
+
+    def loss(params, frozen):
+        return merge(graphdef, params, frozen).loss(batch, key=None)[0]
+
+    return tiny.jit(jax.grad(loss, argnums=(0, 1)))(*trees)

@@ -41,18 +41,23 @@ def loss_of(graphdef, params, images, key):
 
 
 def without_gradient(section, images, **model):
-    """Paths that no gradient of the loss reaches, in a stack those that miss a layer.
-
-    Not said of a key's bias: it adds the same to all of a query's logits, so that its
-    gradient is 0 but for rounding.
-    """
+    """Paths that no gradient of the loss reaches, see `unreached`."""
     graphdef, params = filled(section, **model)
 
     def loss(params):
         return loss_of(graphdef, params, images, jax.random.key(2))[0]
 
+    return unreached(tiny.jit(jax.grad(loss))(params))
+
+
+def unreached(grads):
+    """Paths of gradients that are zero, in a stack those that are in some layer.
+
+    Not said of a key's bias: it adds the same to all of a query's logits, so that its
+    gradient is 0 but for rounding.
+    """
     missing = []
-    for path, grad in tiny.flatten(tiny.jit(jax.grad(loss))(params)).items():
+    for path, grad in tiny.flatten(grads).items():
         axes = tuple(range("/blocks/" in f"/{path}", grad.ndim))
         size = np.abs(np.asarray(grad)).max(axis=axes)
         if not path.endswith("attention/key/bias") and not (size > 1e-6).all():
@@ -92,9 +97,9 @@ def config(section, *changes):
 
 
 @functools.cache
-def smooth_images(count=4):
+def smooth_images(count=4, size=(12, 20)):
     """Images that are no noise: a wave each, of another direction and colour."""
-    rows, columns = np.mgrid[:12, :20] / 12
+    rows, columns = np.mgrid[: size[0], : size[1]] / 12
     generator = np.random.default_rng(5)
     waves = [
         np.sin((a * rows + b * columns)[..., None] + generator.uniform(0, 6, 3))

@@ -1,9 +1,7 @@
-"""Next-patch prediction in whole runs: meshes, resuming, and what checks say."""
+"""Next-patch prediction in whole runs: resuming, and what checks say."""
 
 import shutil
 
-import jax
-import numpy as np
 import pytest
 
 from tests import training
@@ -24,26 +22,6 @@ def tiny_config(*changes):
     """The digits' recipe at the size of the tiny run."""
     merged = ("objective.decoder_width=12", *changes)
     return configs.load(AIM, [f for f in training.flags(*merged) if "evals." not in f])
-
-
-def losses(devices, *changes):
-    parts = training.build(tiny_config(*changes), devices=jax.devices()[:devices])
-    return training.run_steps(parts, 3)[1]
-
-
-@pytest.mark.parametrize(
-    "sizes",
-    [
-        {"data": 2, "fsdp": 2, "tensor": 2},
-        pytest.param({"data": 8}, marks=pytest.mark.slow),
-    ],
-    ids=["mixed", "data"],
-)
-def test_a_mesh_trains_as_one_device_does(sizes):
-    single = losses(1, *NOISE)
-    assert len(set(single)) == 3
-    mesh = [f"mesh.{axis}={n}" for axis, n in ({"data": 1} | sizes).items()]
-    np.testing.assert_allclose(losses(8, *NOISE, *mesh), single, rtol=1e-5)
 
 
 def state(folder):

@@ -1,4 +1,4 @@
-"""Masked autoencoder: against numpy, what it sees and trains, meshes, operations."""
+"""Masked autoencoder: against numpy, what it sees and trains, operations."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from configs import base
-from tests import training
 from tests.models import reference, tiny
 from tests.objectives import small
 from tests.objectives.counting import product_flops
@@ -206,22 +205,6 @@ def test_hidden_patches_are_no_work_for_the_encoder():
     many = small.make(base.mae(mask_rate=0.25, **decoder))
     assert (few.num_masked, many.num_masked) == (9, 3)
     assert few.train_flops() < 0.5 * many.train_flops()
-
-
-def test_a_mesh_trains_as_one_device_does():
-    section = base.mae(decoder_width=16, decoder_depth=2, decoder_heads=2)
-    config = small.config(section, "model.drop_path=0.1")
-    single = training.build(config, devices=jax.devices()[:1])
-    config = small.config(
-        section, "model.drop_path=0.1", "mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2"
-    )
-    parts = training.build(config, devices=jax.devices()[:8])
-    _, expected, _ = training.run_steps(single, 4)
-    state, losses, _ = training.run_steps(parts, 4)
-    np.testing.assert_allclose(losses, expected, rtol=1e-5)
-    assert len(set(losses)) == 4
-    kernel = state.params["decoder"]["blocks"]["mlp"]["hidden"]["kernel"]
-    assert not kernel.sharding.is_fully_replicated
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.models import tiny
+from tests.objectives import classify, small
 from vit_jax import objectives
 from vit_jax.models import vit
 from vit_jax.models.flops import forward_flops
@@ -106,6 +107,24 @@ def test_training_costs_three_forward_passes():
     model = encoder()
     objective = Supervised(encoder=model, loss="softmax", label_smoothing=0.0)
     assert objective.train_flops() == 3 * forward_flops(model) > 0
+
+
+SEVERAL = np.random.default_rng(4).integers(0, 2, (6, 7))
+ONE_EACH = np.eye(7)[[0, 3, 6, 2, 2, 5]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels"),
+    [("softmax", ONE_EACH), ("sigmoid", SEVERAL)],
+    ids=["one_label", "several_labels"],
+)
+def test_a_handful_of_images_is_learned_by_heart_by_every_layer(kind, labels):
+    objective = Supervised(encoder=classify.encoder(), loss=kind, label_smoothing=0.0)
+    batch = classify.batch(rows=6) | {"labels": jnp.asarray(labels, jnp.float32)}
+    assert small.unreached(classify.gradients(objective, batch)[0]) == []
+    losses, metrics = classify.by_heart(objective, batch)
+    assert losses[-1] < 0.02 * losses[0]
+    assert metrics["accuracy"][-1] == 1.0
 
 
 def test_objectives_by_name():
