@@ -13,6 +13,7 @@ from tests import training
 from vit_jax import config as configs
 from vit_jax import metrics, setup
 from vit_jax import train as training_loop
+from vit_jax.data import mixing
 from vit_jax.data.mixing import normalize
 from vit_jax.evaluate import evaluate
 from vit_jax.report import run_figures
@@ -151,6 +152,34 @@ def test_the_batch_is_drawn_as_the_model_sees_it():
     assert words[0] == "images as the model saw them in step 4"
     titles = [axes.get_title() for axes in drawn["batch"].axes]
     assert titles == [str(label) for label in batch["label"]]
+
+
+def test_the_batch_drawn_is_that_of_the_last_step(tmp_path, monkeypatch):
+    prepared, drawn, build = [], [], mixing.build_prepare
+
+    def listening(**settings):
+        prepare = build(**settings)
+
+        def run(batch, key):
+            found = prepare(batch, key)
+            jax.debug.callback(lambda i: prepared.append(np.array(i)), found["images"])
+            return found
+
+        return run
+
+    monkeypatch.setattr(mixing, "build_prepare", listening)
+    monkeypatch.setattr(
+        run_figures, "figures", lambda arrays, **_: drawn.append(arrays)
+    )
+    config = training.tiny_config("train.duration.steps=3", "log.figures=True")
+    training_loop.train(config, str(tmp_path / "run"), say=lambda line: None)
+    jax.effects_barrier()
+    # Three steps, and again for the figures.
+    *_, last, again = prepared
+    assert len(prepared) == 4
+    np.testing.assert_array_equal(again, last)
+    np.testing.assert_array_equal(drawn[0]["images"], last)
+    assert np.abs(prepared[1] - last).max() > 0.1
 
 
 @pytest.mark.parametrize(
