@@ -15,7 +15,10 @@ from vit_jax.config_json import to_json
 from vit_jax.data import sources
 from vit_jax.setup_data import data_spec
 
-SMALL = ["transfer", *SPECS]
+FASHION = [
+    f"fashion:{kind}" for kind in ("mae", "masked_patch", "aim", "few", "distill")
+]
+SMALL = ["transfer", *SPECS, *FASHION]
 FAST = ("masked_patch_i1k",)
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.test_recipes import SPECS
+from tests.test_smoke import FASHION
 from vit_jax.cli import main
 
 # What a recipe leaves to its user, and batches that 256 chips divide.
@@ -12,6 +13,15 @@ GIVEN = {
     "transfer": ["model.variant=B/32"],
     "digits": ["train.batch_size=256"],
     "fashion": ["train.batch_size=256"],
+    **{
+        f"fashion:{kind}": ["train.batch_size=256", "evals.linear.batch_size=256"]
+        for kind in ("mae", "masked_patch", "aim")
+    },
+    "fashion:few": ["train.batch_size=256"],
+    "fashion:distill": [
+        *("train.batch_size=256", "objective.teacher.path="),
+        "objective.teacher.variant=mu/2",
+    ],
     "aim_digits": ["train.batch_size=256"],
     "distill_digits": [
         *("train.batch_size=256", "objective.teacher.path="),
@@ -25,11 +35,11 @@ FAST = ("vit_paper:jft,H/14", "mae_finetune_i1k")
     "spec",
     [
         pytest.param(spec, marks=[] if spec in FAST else pytest.mark.slow)
-        for spec in ("transfer", *SPECS)
+        for spec in ("transfer", *SPECS, *FASHION)
     ],
 )
 def test_is_planned_for_a_pod(spec, capsys):
-    changes = GIVEN.get(spec.partition(":")[0], [])
+    changes = GIVEN.get(spec) or GIVEN.get(spec.partition(":")[0], [])
     call = ["plan", f"--config={spec}", "--topology=v5e:16x16", "--no_compile"]
     call += ["--json", *(f"--config.{change}" for change in changes)]
     assert main(call) == 0, capsys.readouterr().err
