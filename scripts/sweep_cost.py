@@ -3,10 +3,9 @@
     python scripts/sweep_cost.py
 
 First a sweep of 1,000 trials is expanded, checked and written (for Slurm, which starts
-nothing), and its status read. Then short trials run, in turn, by themselves and in a
-sweep of one at a time: a trial's share of the sweep, less what the same command without
-trials to run takes, less the median of the trials by themselves, is what the local
-runner adds to each. Needs the digits (`vit-jax prepare digits`).
+nothing), and its status read. Then processes that only sleep run by themselves and as
+trials of a sweep, in turn: the difference is what the local runner adds to each trial,
+whatever the trial does. Needs the digits (`vit-jax prepare digits`).
 """
 
 import argparse
@@ -17,13 +16,11 @@ import sys
 import tempfile
 import time
 
+from vit_jax.sweep import local, trials
+from vit_jax.sweep.places import Place
+from vit_jax.sweep.trials import Trial
+
 VIT_JAX = str(pathlib.Path(sys.executable).with_name("vit-jax"))
-SHORT = (
-    "--config=configs/digits.py",
-    "--config.train.duration.steps=4",
-    "--config.schedule.warmup.epochs=0",
-    "--config.evals.val.every.steps=4",
-)
 
 
 def timed(*words: str) -> float:
@@ -41,7 +38,14 @@ def thousand(place: pathlib.Path) -> None:
     workdir = f"--workdir={place / 'thousand'}"
     rates = ",".join(f"{n}e-5" for n in range(1, 101))
     values = ["config.optim.learning_rate=" + rates, "config.seed=0,1,2,3,4,5,6,7,8,9"]
-    made = timed("sweep", workdir, SHORT[0], "--backend=slurm", "--set", *values)
+    made = timed(
+        "sweep",
+        workdir,
+        "--config=configs/digits.py",
+        "--backend=slurm",
+        "--set",
+        *values,
+    )
     shown = timed("sweep", "status", workdir)
     print(
         f"1,000 trials: {made:.1f} s to expand, check and write; {shown:.1f} s status"
@@ -50,31 +54,40 @@ def thousand(place: pathlib.Path) -> None:
 
 def added(place: pathlib.Path, count: int, repeats: int) -> None:
     """Prints the seconds that the local runner adds to each trial."""
+    words = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(0.5)"]
     alone, swept = [], []
-    seeds = "config.seed=" + ",".join(map(str, range(count)))
-    timed("train", f"--workdir={place / 'warm'}", *SHORT)  # compiled programs are kept
     for repeat in range(repeats):
-        for seed in range(count):
-            folder = place / f"alone-{repeat}-{seed}"
-            run = ("train", f"--workdir={folder}", *SHORT, f"--config.seed={seed}")
-            alone.append(timed(*run))
-        sweep = ("sweep", f"--workdir={place / f'sweep-{repeat}'}", *SHORT)
-        first = timed(*sweep, "--set", seeds)
-        again = timed(*sweep, "--set", seeds)  # all are over: the driver's own time
-        swept.append((first - again) / count)
-    trial = statistics.median(alone)
-    extra = [seconds - trial for seconds in swept]
+        began = time.perf_counter()
+        for _ in range(count):
+            subprocess.run(words, check=True)
+        alone.append((time.perf_counter() - began) / count)
+        workdir = place / f"sweep-{repeat}"
+        workdir.mkdir()
+        made = trials.register(
+            workdir, [Trial({"seed": n}, n, 1) for n in range(count)]
+        )
+        began = time.perf_counter()
+        local.Runner(
+            workdir,
+            local.Listed(made),
+            [Place()],
+            retries=0,
+            command=lambda trial, folder: words,
+            told=lambda trial, result: None,
+        ).run()
+        swept.append((time.perf_counter() - began) / count)
+    extra = [mine - other for mine, other in zip(swept, alone, strict=True)]
     print(
-        f"a trial alone: {trial:.2f} s ({min(alone):.2f} to {max(alone):.2f}); "
-        f"the runner adds {statistics.median(extra):.2f} s a trial "
-        f"({min(extra):.2f} to {max(extra):.2f}), {repeats} sweeps of {count}"
+        f"a process alone {statistics.median(alone):.2f} s; the runner adds "
+        f"{statistics.median(extra):.2f} s a trial ({min(extra):.2f} to "
+        f"{max(extra):.2f}), {repeats} sweeps of {count}, one at a time"
     )
 
 
 def main() -> None:
     """Measures both."""
     parser = argparse.ArgumentParser(description="What a sweep costs beside its trials")
-    parser.add_argument("--trials", type=int, default=6)
+    parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
