@@ -26,16 +26,16 @@ _NO_CONFIGS = {f"{name}.py" for name in ("__init__", *_PARTS)}
 
 
 class ConfigError(ValueError):
-    """What the user must change, a line per problem."""
+    """What the user must change, a line per problem; a title may stand above."""
 
-    def __init__(self, problems: str | Sequence[str]):
+    def __init__(self, problems: str | Sequence[str], *, title: str = ""):
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         text = "".join(f"\n  - {problem}" for problem in self.problems)
-        super().__init__(
-            self.problems[0]
-            if len(self.problems) == 1
-            else f"{len(self.problems)} problems in the config:{text}"
-        )
+        if len(self.problems) == 1:
+            text = f"{title}: {self.problems[0]}" if title else self.problems[0]
+        else:
+            text = f"{title or f'{len(self.problems)} problems in the config'}:{text}"
+        super().__init__(text)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -52,9 +52,11 @@ def test_all_problems_come_together_and_name_their_trials(checker):
                 {"optim.weight_decay": None},
             ]
         )
-    problems = caught.value.problems
-    assert problems[0] == "5 trials cannot run; nothing was started"
+    assert len(caught.value.problems) == 5
     text = str(caught.value)
+    assert text.startswith(
+        "trials that cannot run: 5; nothing was started:\n  - trial 1"
+    )
     assert "trial 1 (optim.learning_rat=0.001): unknown key" in text
     assert "did you mean 'optim.learning_rate'?" in text
     assert "trial 2 (optim.learning_rate=-1.0 seed=1): optim.learning_rate" in text
@@ -64,6 +66,9 @@ def test_all_problems_come_together_and_name_their_trials(checker):
     assert "trial 4" in text and "trial 5" in text and "is None" in text
     with pytest.raises(ConfigError, match="and 20 more"):
         checker.trials([{"seed": -1 - number} for number in range(30)])
+    with pytest.raises(ConfigError) as caught:
+        checker.trials([{"seed": -1}])
+    assert "\n" not in str(caught.value)
 
 
 def test_a_mesh_is_checked_with_the_devices_that_are_known(checker):

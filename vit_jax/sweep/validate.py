@@ -52,7 +52,8 @@ class Checker:
         if problems:
             more = len(problems) - _SHOWN
             shown = problems[:_SHOWN] + ([f"and {more} more"] if more > 0 else [])
-            raise ConfigError([f"{bad} trials cannot run; nothing was started", *shown])
+            title = f"trials that cannot run: {bad}; nothing was started"
+            raise ConfigError(shown, title=title)
         return list(found.values())
 
     def trial(self, overrides: Mapping[str, Any], number: int) -> Trial:
