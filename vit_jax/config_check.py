@@ -1,5 +1,6 @@
 """Everything wrong with a config, found at once, before anything is compiled."""
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Sequence
@@ -131,9 +132,12 @@ def _optim(section: ConfigDict) -> list[str]:
     return problems
 
 
+_signature = functools.cache(inspect.signature)  # a sweep asks once a trial
+
+
 def _keys(path: str, section: ConfigDict, build: Callable[..., Any]) -> list[str]:
     """Compares a section's keys with the keywords of what is built from it."""
-    keywords = inspect.signature(build).parameters.values()
+    keywords = _signature(build).parameters.values()
     open_ended = any(word.kind is word.VAR_KEYWORD for word in keywords)
     known = {word.name: word for word in keywords if word.name not in _NOT_CONFIG}
     required = {
