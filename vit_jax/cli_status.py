@@ -9,7 +9,10 @@ from typing import Any
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `vit-jax status`."""
     parser.add_argument(
-        "workdirs", nargs="+", metavar="WORKDIR", help="of a run; may be gs://..."
+        "workdirs",
+        nargs="+",
+        metavar="WORKDIR",
+        help="of a run or a sweep; may be gs://...",
     )
     parser.add_argument("--json", action="store_true", help="print a list of objects")
 
@@ -18,8 +21,10 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
     """Prints a block about one run, or a table of several."""
     from vit_jax.report.record import read
     from vit_jax.report.status import aligned, block, status, table
+    from vit_jax.sweep.begun import runs
 
-    found = [status(read(place)) for place in options.workdirs]
+    named = [item for place in options.workdirs for item in runs(place).items()]
+    found = [status(read(place, name)) for place, name in named]
     if options.json:
         print(json.dumps([_finite(one) for one in found], indent=2, allow_nan=False))
     else:

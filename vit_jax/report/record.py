@@ -132,8 +132,12 @@ class Record:
         return curves(self.rows)
 
 
-def read(place: str) -> Record:
+def read(place: str, name: str = "") -> Record:
     """Reads a work directory, in a file system or a bucket.
+
+    Args:
+      place: the directory.
+      name: of the run; else the folder's.
 
     Raises:
       StorageError: it is not there, cannot be reached, or holds no run.
@@ -150,7 +154,7 @@ def read(place: str) -> Record:
         )
     return Record(
         place=place,
-        name=pathlib.PurePath(os.path.abspath(place)).name,
+        name=name or pathlib.PurePath(os.path.abspath(place)).name,
         saved=_json(folder / "config.json"),
         starts=read_text(_text(folder / STARTS)),
         rows=_rows(place),
