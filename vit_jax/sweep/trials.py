@@ -137,8 +137,13 @@ def read_json(path: Any) -> dict[str, Any]:
 
 
 def read_result(place: Any) -> dict[str, Any]:
-    """How a trial ended; empty while it has not."""
-    return read_json(place / RESULT)
+    """How a trial ended; empty while it has not, or where that is not whole."""
+    found = read_json(place / RESULT)
+    ended = found.get("status") in (DONE, FAILED, PRUNED)
+    whole = isinstance(found.get("metrics"), dict) and isinstance(
+        found.get("step"), int
+    )
+    return found if ended and whole else {}
 
 
 def result_of(workdir: Any, trial: Trial) -> dict[str, Any]:
