@@ -77,8 +77,8 @@ def read_sweep(workdir: Any) -> Sweep:
     except KeyError:
         if (workdir / SWEEP).exists():
             raise SweepError(
-                f"{workdir / SWEEP} is not whole; remove it, and the same command "
-                "writes it again and keeps the trials"
+                f"{workdir / SWEEP} is not whole; remove it, and the vit-jax sweep "
+                "that began it writes it again and keeps the trials"
             ) from None
         raise SweepError(
             f"{workdir} holds no sweep; vit-jax sweep --config=... --set ... "

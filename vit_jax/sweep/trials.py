@@ -160,8 +160,13 @@ def write_result(place: Any, **fields: Any) -> dict[str, Any]:
 
 
 def read_attempts(place: Any) -> list[dict[str, Any]]:
-    """The attempts that failed."""
-    return read_json(place / ATTEMPTS).get("attempts", [])
+    """The attempts that failed; without those that are not whole."""
+    found = read_json(place / ATTEMPTS).get("attempts")
+    return [
+        attempt
+        for attempt in (found if isinstance(found, list) else ())
+        if isinstance(attempt, dict) and attempt.keys() >= {"step", "seconds", "said"}
+    ]
 
 
 def write_attempts(place: Any, attempts: list[dict[str, Any]]) -> None:
