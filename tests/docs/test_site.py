@@ -1,5 +1,6 @@
 """The pages build as a site without a warning, and links lead somewhere."""
 
+import fnmatch
 import os
 import re
 import subprocess
@@ -18,6 +19,19 @@ def anchors(text):
     titles = [line.lstrip("#").strip() for line in lines if line.startswith("#")]
     bare = [re.sub(r"[^\w\- ]", "", title.lower()).strip() for title in titles]
     return {title.replace(" ", "-") for title in bare}
+
+
+def test_the_readme_says_where_every_file_is():
+    """Those of the package's first level; a name that ends in * stands for several."""
+    text = (pages.ROOT / "README.md").read_text()
+    named = re.findall(r"[a-z_]+(?:\*?\.py|/)", text.split("## Where things are")[1])
+    missing = [
+        path.name
+        for path in sorted((pages.ROOT / "vit_jax").iterdir())
+        if not path.name.startswith("__")
+        and not any(fnmatch.fnmatch(path.name, name.rstrip("/")) for name in named)
+    ]
+    assert not missing
 
 
 @pytest.mark.parametrize("name", [*pages.names(), "CHANGELOG.md"])

@@ -48,6 +48,15 @@ def problems(jobset):
     return _problems(JobsetV1alpha2JobSet, jobset)
 
 
+def config_map_problems(config_map):
+    """Where a ConfigMap differs from its schema."""
+    from kubeflow_trainer_api.models.io_k8s_api_core_v1_config_map import (
+        IoK8sApiCoreV1ConfigMap,
+    )
+
+    return _problems(IoK8sApiCoreV1ConfigMap, config_map)
+
+
 def job_problems(job):
     """Where a plain Job differs from its schema."""
     from kubeflow_trainer_api.models.io_k8s_api_batch_v1_job import IoK8sApiBatchV1Job

@@ -28,6 +28,14 @@ def test_jobsets_fit_their_schema(place, tmp_path):
     assert not jobset_schema.problems(jobset(place, tmp_path))
 
 
+def test_the_code_beside_them_fits_its_schema(tmp_path):
+    files = cases.render("gke", "v5e-16", tmp_path).files
+    (made,) = yaml_text.load(files["code.yaml"])
+    assert not jobset_schema.config_map_problems(made)
+    for wrong in ({"binarydata": {}}, {"metadata": {"names": "x"}}):
+        assert jobset_schema.config_map_problems({**made, **wrong})
+
+
 def mutations(good):
     """Copies with one mistake each, and where it is."""
     job = "spec.replicatedJobs.0.template.spec"

@@ -142,7 +142,13 @@ def test_what_is_no_run_is_one_line(tmp_path, capsys, verb):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(b"")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "sweep.json").write_text("{}")
+    (tmp_path / "odd" / "metrics.jsonl").mkdir(parents=True)
     for name, reason in (
+        ("photos/a.png", "is a file"),
+        ("sweep", "holds a sweep: vit-jax sweep status --workdir="),
+        ("odd", "odd/metrics.jsonl cannot be read"),
         ("none", "does not exist"),
         ("empty", "is empty"),
         ("photos", "holds no run (no config.json)"),

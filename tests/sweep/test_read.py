@@ -112,6 +112,10 @@ def test_files_of_plain_data(tmp_path):
         ("s.json", '{"random": {"a": [1]}}', "samples: N"),
         ("s.yaml", "a: [", "cannot be read"),
         ("s.json", '[{"a": 1}, 2]', "holds trials"),
+        ("s.json", '{"product": [[{"seed": 0}], 3]}', "got 3"),
+        ("s.json", '{"random": {"a": [1]}, "samples": 1, "seed": [1]}', "whole number"),
+        ("s.json", '{"product": {"seed": [0], "seed": [1]}}', "seed is there twice"),
+        ("s.yaml", "product:\n  a: [0]\n  a: [1]\n", "a is there twice"),
     ],
 )
 def test_mistakes_in_files(tmp_path, name, content, text):

@@ -43,6 +43,12 @@ def test_the_directory_of_a_run_is_no_place_for_a_sweep(tmp_path):
         record.read_sweep(tmp_path)
 
 
+def test_a_file_that_is_not_whole_is_told_from_none(tmp_path):
+    (tmp_path / "sweep.json").write_text('{"config": "configs/di')
+    with pytest.raises(SweepError, match=r"sweep\.json is not whole; remove it"):
+        record.check_sweep(tmp_path, sweep_of(digits()))
+
+
 def test_the_metric_comes_from_the_config():
     config = digits()
     assert record.choose_metric(config, None, None) == ("val/accuracy", "max")

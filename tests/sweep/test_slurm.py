@@ -5,11 +5,14 @@ import signal
 import subprocess
 import time
 
+import pytest
+
 from tests.sweep import rendering
 from vit_jax.sweep import slurm
+from vit_jax.sweep.ranges import SweepError
 
 
-def script(workdir="/data/my sweep", **changes):
+def script(workdir="/data/sweep", **changes):
     options = rendering.options("--sbatch=--gres=gpu:1", "--sbatch=--time=4:00:00")
     made = slurm.render(rendering.batch(workdir, **changes), options)
     assert made.submit == ["sbatch", "slurm.sh"]
@@ -24,7 +27,7 @@ def test_the_script_is_an_array_of_the_trials():
     first = next(n for n, line in enumerate(lines) if line and line[0] not in "#\n")
     assert all(not line.startswith("#SBATCH") for line in lines[first:])
     (command,) = [line for line in lines if "run-trial" in line]
-    assert "'--workdir=/data/my sweep'" in command and "--of=0-2,5" in command
+    assert "--workdir=/data/sweep " in command and "--of=0-2,5" in command
     assert command.endswith('--index="$SLURM_ARRAY_TASK_ID" --retries=3 &')
     assert "#SBATCH --array=0-3" in script(parallel=None).splitlines()
     subprocess.run(["bash", "-n"], input=script(), text=True, check=True)
@@ -80,3 +83,30 @@ def test_the_exit_code_is_that_of_the_trial(tmp_path):
     path = tmp_path / "trial.sh"
     path.write_text("exit 3\n")
     assert run(tmp_path, path, 0) == (3, "")
+
+
+def test_logs_of_a_sweep_in_a_bucket_are_written_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = script("gs://bucket/my sweep")
+    assert f"#SBATCH --output={tmp_path}/slurm-%A_%a.log\n" in text
+    assert "'--workdir=gs://bucket/my sweep'" in text
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("gres", "'gres' is no option of sbatch"),
+        ("--time=1\nrm", "is no option of sbatch"),
+        ("--array=0-9", "the array is the sweep's"),
+        ("-a0-9", "the array is the sweep's"),
+    ],
+)
+def test_options_that_are_refused(option, message):
+    given = rendering.options(f"--sbatch={option}")
+    with pytest.raises(SweepError, match=message):
+        slurm.render(rendering.batch("/data/sweep"), given)
+
+
+def test_a_path_that_sbatch_does_not_read():
+    with pytest.raises(SweepError, match="sbatch takes no blanks"):
+        script("/data/my sweep")

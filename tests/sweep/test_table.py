@@ -34,6 +34,17 @@ def swept(tmp_path):
     return tmp_path, made
 
 
+@pytest.mark.parametrize("text", ["", "{}", '{"status": "done"}', '{"status": 3}'])
+def test_a_result_that_is_not_whole_ends_no_trial(swept, text):
+    workdir, made = swept
+    (trials.folder(workdir, made[0].id) / "result.json").write_text(text)
+    assert table.rows(workdir, fakes.SWEEP)[0].status == "waiting"
+    attempts = trials.folder(workdir, made[0].id) / "attempts.json"
+    for torn in ('{"attempts": [{}, 3]}', '{"attempts": 3}', '{"att'):
+        attempts.write_text(torn)
+        assert table.rows(workdir, fakes.SWEEP)[0].attempts == 0
+
+
 def test_states_and_order(swept):
     workdir, made = swept
     found = table.rows(workdir, fakes.SWEEP)

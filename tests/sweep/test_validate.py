@@ -71,6 +71,14 @@ def test_all_problems_come_together_and_name_their_trials(checker):
     assert "\n" not in str(caught.value)
 
 
+def test_one_problem_is_one_line(checker):
+    with pytest.raises(ConfigError) as caught:
+        checker.trials([{"seed": 0}, {"seed": -1}])
+    said = str(caught.value)
+    assert said.startswith("trial 1 (seed=-1): seed") and "\n" not in said
+    assert said.endswith("; nothing was started")
+
+
 def test_a_mesh_is_checked_with_the_devices_that_are_known(checker):
     wanted = [{"mesh.fsdp": 4}]
     assert checker.trials(wanted)  # on a machine that has them

@@ -5,6 +5,7 @@ all start again, as a run needs.
 """
 
 import base64
+import re
 import shlex
 
 from vit_jax.launch import job as jobs
@@ -20,6 +21,8 @@ OPTIONS = {
     "vit-jax-secrets",
 }
 
+_NAMED = ("queue", "namespace", "service_account", "secret_name")
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 _CODE = "/launch"
 _ENVIRONMENT = "/tmp/environment"  # of the container, new with each
 _LARGEST = 1_000_000  # bytes; Kubernetes takes 1 MiB in all
@@ -39,6 +42,7 @@ def render(job: Job) -> Rendered:
             f"gke: GPUs have no slices, write {place.chip.kind}:{place.hosts}x"
             f"{place.chips_per_host}"
         )
+    _check(job)
     text = yaml_text.dump(_jobset(job), comment=f"{job.name}: {jobs.summary(job)}")
     files = {"jobset.yaml": text}
     if job.files:
@@ -57,6 +61,28 @@ def render(job: Job) -> Rendered:
         chips=chips,
         ships=False,
     )
+
+
+def _check(job: Job) -> None:
+    """Refuses names that Kubernetes would."""
+    for option in _NAMED:
+        name = job.option(option)
+        if name and not _NAME.fullmatch(name):
+            raise LaunchError(
+                f"--{option}={name} is not a name of Kubernetes: lower-case letters, "
+                "digits, hyphens and dots, 63 at most"
+            )
+    if re.search(r"\s", job.option("image")):
+        raise LaunchError(
+            f"--image={job.option('image')!r} has blanks; it is one image"
+        )
+    place = job.topology
+    sizes = place.chip.rented.sizes
+    if sizes and place.chips_per_host not in sizes:
+        raise LaunchError(
+            f"gke: {place} has {place.chips_per_host} GPUs a host, and its machines of "
+            f"{place.chip.name} have {' or '.join(map(str, sizes))}"
+        )
 
 
 def _config_map(job: Job) -> dict:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,8 @@ from vit_jax.launch.targets import TARGETS, chosen
 from vit_jax.plan.topology import Topology
 
 Say = Callable[[str], object]
+# Not "--nodes 4", in two words: what is read back would not see it.
+_OPTION = re.compile(r"--[a-z][\w-]*(=.*)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +153,7 @@ def _extra(call: Call) -> str:
                 f"--extra={word}: {call.target} has no command to give it to; edit "
                 "what is rendered"
             )
-        if not word.startswith("--") or "\n" in word:
+        if not _OPTION.fullmatch(word):
             raise LaunchError(f"--extra={word!r} is not --OPTION=VALUE of {what}")
     return "\n".join(call.extra)
 

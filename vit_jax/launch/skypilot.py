@@ -1,5 +1,6 @@
 """SkyPilot: a managed job, which finds capacity and recovers when that goes."""
 
+import re
 import shlex
 
 from vit_jax.launch import job as jobs
@@ -13,6 +14,7 @@ OPTIONS = {
 }
 
 _FOLDER = "~/vit-jax-launch"
+_SIZES = re.compile(r"--(num-nodes|gpus|accelerators|instance-type)\b")
 _SAVED = 143  # after SIGTERM: not a failure
 
 
@@ -41,6 +43,10 @@ def render(job: Job) -> Rendered:
     path = str(job.output / "task.yaml")
     secrets = [f"--secret={name}" for name in job.secrets]
     extra = [line for line in job.option("extra").split("\n") if line]
+    if changed := [word for word in extra if _SIZES.match(word)]:
+        raise LaunchError(
+            f"--extra={changed[0]} changes what {place} has; give another --topology"
+        )
     command = ("sky", "jobs", "launch", "--yes", f"--name={job.name}", "--detach-run")
     hosts, chips = counts(yaml_text.load(text)[0])
     return Rendered(

@@ -16,6 +16,9 @@ OPTIONS = {
     "setup": "a line of shell before all else, such as 'module load cuda'",
 }
 
+_TIME = re.compile(r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}|infinite|unlimited", re.I)
+_TASKS = re.compile(r"--(ntasks(-per-\w+)?|array)=")
+_GPUS = ("gpus-per-node", "gpus-per-task", "gres", "gpus")
 NOTICE = 120  # seconds before the time limit in which a checkpoint is written
 
 
@@ -37,6 +40,7 @@ def render(job: Job) -> Rendered:
             f"--output={folder}: sbatch takes no blanks, quotes, % or backslashes in "
             "a path"
         )
+    _check(job)
     directives = _directives(job)
     made = job.option("environment")
     head = [f"# {job.name}: {jobs.summary(job)}\n"]
@@ -66,6 +70,24 @@ def render(job: Job) -> Rendered:
     )
 
 
+def _check(job: Job) -> None:
+    """Refuses what sbatch would, or what is not this job any more."""
+    time, gres = job.option("time"), job.option("gres")
+    if time and not _TIME.fullmatch(time):
+        raise LaunchError(
+            f"--time={time} is not a limit of Slurm: MINUTES, HOURS:MINUTES:SECONDS or "
+            "DAYS-HOURS, such as 12:00:00"
+        )
+    if gres and gres.rpartition(":")[2].isdigit():
+        raise LaunchError(
+            f"--gres={gres}: give the name only, such as gpu:h100; the number comes "
+            "from --topology"
+        )
+    for word in job.option("extra").split("\n"):
+        if _TASKS.match(word):
+            raise LaunchError(f"--extra={word}: the job is one task a host")
+
+
 def _directives(job: Job) -> list[str]:
     """Options of sbatch; what is given comes last, and wins."""
     place = job.topology
@@ -88,8 +110,33 @@ def _directives(job: Job) -> list[str]:
 
 
 def counts(script: str) -> tuple[int, int]:
-    """Hosts and chips that a batch script asks for."""
-    found = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)", script, re.M))
-    hosts = int(found["nodes"])
-    a_host: str = found.get("gpus-per-node") or found["gres"]
-    return hosts, hosts * int(a_host.rpartition(":")[2])
+    """Hosts and chips that a batch script asks for.
+
+    Raises:
+      LaunchError: no numbers, or two that differ.
+    """
+    found: dict[str, str] = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)", script, re.M))
+    hosts = _number("nodes", found["nodes"])
+    asked = {}
+    for name in _GPUS:
+        gpus = _gpus(name, found.get(name, ""))
+        if gpus:
+            asked[name] = gpus if name == "gpus" else hosts * gpus
+    if len(set(asked.values())) > 1:
+        said = " and ".join(f"{n:,} (--{name})" for name, n in asked.items())
+        raise LaunchError(f"job.sh asks for {said} chips; does --extra change them?")
+    return hosts, next(iter(asked.values()))
+
+
+def _gpus(name: str, value: str) -> int:
+    """Of ``"8"``, ``"h100:8"`` or, of `gres`, ``"gpu:h100:8,tmp:1"``; 0 for none."""
+    if name != "gres":
+        return _number(name, value.rpartition(":")[2]) if value else 0
+    every = [part for part in value.split(",") if re.match(r"gpu(:|$)", part)]
+    return sum(_number(name, part.rpartition(":")[2]) for part in every)
+
+
+def _number(name: str, text: str) -> int:
+    if not text.isdecimal():
+        raise LaunchError(f"--extra=--{name}: {text!r} is not a number")
+    return int(text)

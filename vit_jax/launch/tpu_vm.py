@@ -3,6 +3,8 @@
 `launch.sh` runs on the user's machine and asks gcloud; `worker.sh` on each TPU machine.
 """
 
+import contextlib
+
 from vit_jax.launch import job as jobs
 from vit_jax.launch.job import Job, LaunchError, Rendered
 from vit_jax.plan import topology as topologies
@@ -14,6 +16,8 @@ OPTIONS = {
     "service_account": "that the machines, or pods (gke), act as",
     "runtime_version": "image of the machines; default: the table's",
 }
+
+_SIZES = ("--accelerator-type", "--type", "--topology", "--node-count")
 
 
 def render(job: Job) -> Rendered:
@@ -107,14 +111,21 @@ def is_usual(place: Topology) -> bool:
 
 
 def _asked(arguments: list[str]) -> Topology:
-    """What a command asks for, read back from it."""
+    """What a command asks for, read back from it.
+
+    Raises:
+      LaunchError: nothing that there is.
+    """
     given: dict[str, str] = {}
     for one in arguments:
         flag, _, value = one.partition("=")
         given[flag] = value
-    slices = int(given.get("--node-count", 1))
-    if "--topology" in given:
-        name = f"{given['--type']}:{given['--topology']}"
-    else:
-        name = given["--accelerator-type"]
-    return topologies.parse(name, slices=slices)
+    slices = given.get("--node-count", "1")
+    kind, shape = given.get("--type"), given.get("--topology")
+    name = given.get("--accelerator-type") or f"{kind}:{shape}"
+    one_of_both = ("--accelerator-type" in given) != bool(kind or shape)
+    if slices.isdecimal() and one_of_both:
+        with contextlib.suppress(topologies.TopologyError):
+            return topologies.parse(name, slices=int(slices))
+    asked = " ".join(f"{flag}={given[flag]}" for flag in _SIZES if flag in given)
+    raise LaunchError(f"launch.sh asks for {asked}; does --extra change them?")

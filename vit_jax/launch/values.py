@@ -67,6 +67,8 @@ def workdir(given: str, *, shared: bool) -> str:
       given: on the command line.
       shared: whether hosts share a file system that outlives them.
     """
+    if not given.strip():
+        raise LaunchError("--workdir= is empty; give a path or gs://BUCKET/PATH")
     if storage.is_bucket(given) and given.removeprefix("gs://").strip("/"):
         return given
     if "://" in given:

@@ -18,6 +18,7 @@ class Rented:
     Args:
       gke: node label `cloud.google.com/gke-tpu-accelerator`, or `gke-accelerator`.
       machine: of GKE's nodes; ``{}`` stands for the chips of one.
+      sizes: chips of GKE's machines, where they are few; empty: as of the slices.
       sky: SkyPilot's name; of TPUs without the count.
       gcloud: of TPUs, an accelerator type without the count.
       runtime: of TPUs, the image that their machines start.
@@ -28,6 +29,7 @@ class Rented:
     sky: str = ""
     gcloud: str = ""
     runtime: str = ""
+    sizes: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,14 +196,18 @@ CHIPS: dict[str, Chip] = {
             "a100",
             *(312.0, 80.0, 80.0, 2039.0, 300.0, 25.0),
             f"{_XLA}; 80 GB",
-            rented=Rented("nvidia-a100-80gb", "a2-ultragpu-{}g", "A100-80GB"),
+            rented=Rented(
+                "nvidia-a100-80gb", "a2-ultragpu-{}g", "A100-80GB", sizes=(1, 2, 4, 8)
+            ),
         ),
         Chip(
             "H100",
             "h100",
             *(989.0, 80.0, 79.6, 3352.0, 450.0, 50.0),
             _XLA,
-            rented=Rented("nvidia-h100-80gb", "a3-highgpu-{}g", "H100"),
+            rented=Rented(
+                "nvidia-h100-80gb", "a3-highgpu-{}g", "H100", sizes=(1, 2, 4, 8)
+            ),
         ),
         Chip(
             "H200",
@@ -213,7 +219,7 @@ CHIPS: dict[str, Chip] = {
             link_gbps=450.0,
             network_gbps=50.0,
             source=f"{_XLA}; {_MLPERF.format('v4.1, H200-SXM-141GBx8_TRT_MaxQ')}",
-            rented=Rented("nvidia-h200-141gb", "a3-ultragpu-{}g", "H200"),
+            rented=Rented("nvidia-h200-141gb", "a3-ultragpu-{}g", "H200", sizes=(8,)),
         ),
         Chip(
             "B200",
@@ -225,7 +231,7 @@ CHIPS: dict[str, Chip] = {
             link_gbps=900.0,
             network_gbps=50.0,
             source=f"{_XLA}; {_MLPERF.format('v6.0, nebius_b200_n1')}",
-            rented=Rented("nvidia-b200", "a4-highgpu-{}g", "B200"),
+            rented=Rented("nvidia-b200", "a4-highgpu-{}g", "B200", sizes=(8,)),
         ),
     )
 }

@@ -20,7 +20,7 @@ from vit_jax.config_file import ConfigError, resolve_duration
 from vit_jax.data.split import parse_split
 from vit_jax.goodput import PHASES, PREFIX
 from vit_jax.jsonl import NAME as METRICS
-from vit_jax.jsonl import read_rows
+from vit_jax.jsonl import location, read_rows
 from vit_jax.jsonl_parts import FOLDER
 from vit_jax.lock.look import Seen, look
 from vit_jax.report.series import Points, curves
@@ -147,7 +147,14 @@ def read(place: str, name: str = "") -> Record:
     names = _names(folder)
     if not names:
         reason = "is empty" if _is_folder(folder) else "does not exist"
+        if not storage.is_bucket(place) and folder.is_file():
+            reason = "is a file"
         raise storage.StorageError(f"{place} {reason}; give the --workdir of a run")
+    if "sweep.json" in names and not names.intersection(SIGNS):
+        raise storage.StorageError(
+            f"{place} holds a sweep: vit-jax sweep status --workdir={place}, or give "
+            f"its trials, {place}/trials/*"
+        )
     if not names.intersection(SIGNS):
         raise storage.StorageError(
             f"{place} holds no run (no {SIGNS[0]}); give the --workdir of one"
@@ -215,9 +222,14 @@ def _json(path: Any) -> dict[str, Any]:
 
 
 def _rows(place: str) -> list[dict[str, Any]]:
-    with contextlib.suppress(FileNotFoundError):
+    try:
         return sorted(read_rows(place), key=lambda row: row["step"])
-    return []
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise storage.StorageError(
+            f"{location(place)} cannot be read ({error})"
+        ) from error
 
 
 def _checkpoints(folder: Any, in_bucket: bool) -> dict[int, float]:

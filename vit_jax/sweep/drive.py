@@ -8,6 +8,7 @@ from vit_jax import config as configs
 from vit_jax import storage
 from vit_jax.lock import WorkdirLock
 from vit_jax.sweep import hand_over, local, places, read, record, run_here, trials
+from vit_jax.sweep import options as sweep_options
 from vit_jax.sweep.adaptive import Adaptive, import_optuna
 from vit_jax.sweep.expand import Drawn, Overrides
 from vit_jax.sweep.ranges import SweepError
@@ -35,8 +36,11 @@ def drive(options: argparse.Namespace, overrides: list[str]) -> int:
     """Everything that `vit-jax sweep` does; returns its exit code."""
     if not options.config or not options.workdir:
         raise SweepError("a sweep needs --config=FILE and --workdir=DIR")
+    sweep_options.check(options)
     config = configs.load(options.config, overrides)
     wanted = given(options)
+    if not wanted:
+        raise SweepError("the sweep has no trials; give it a key with values")
     devices = options.devices and places.parse_sets(options.devices, "--devices")
     here = _places(options)
     checker = Checker(config, len(devices[0]) if devices else None)

@@ -128,15 +128,34 @@ def from_file(path: str) -> list[Overrides]:
     try:
         content = file.read_text()
         if file.suffix == ".json":
-            node = json.loads(content)
+            node = json.loads(content, object_pairs_hook=_once)
         else:
-            import yaml
-
-            node = yaml.safe_load(content)
+            node = _yaml(content)
     except Exception as error:  # of either parser
         line = " ".join(str(error).split())
         raise SweepError(f"{path} cannot be read: {line}") from None
     return from_node(node, path)
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping whose keys are there once: parsers would keep the last one only."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise SweepError(f"{key} is there twice; give all of its values at once")
+        found[key] = value
+    return found
+
+
+def _yaml(content: str) -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+            _once([(key.value, None) for key, _ in node.value if key.value != "<<"])
+            return super().construct_mapping(node, deep)
+
+    return yaml.load(content, Loader)
 
 
 def from_node(node: Any, place: str) -> list[Overrides]:
@@ -156,6 +175,8 @@ def from_node(node: Any, place: str) -> list[Overrides]:
     if kinds == ["random"]:
         if not isinstance(inside, Mapping) or not isinstance(node.get("samples"), int):
             raise SweepError(f"{here} needs keys with ranges, and samples: N beside it")
+        if not isinstance(node.get("seed", 0), int):
+            raise SweepError(f"{here}: its seed is a whole number")
         space = {key: _range_of(value) for key, value in inside.items()}
         return expand.random(space, node["samples"], node.get("seed", 0))
     if isinstance(inside, Mapping):
@@ -167,8 +188,7 @@ def from_node(node: Any, place: str) -> list[Overrides]:
 
 def _part(part: Any, place: str) -> expand.Part:
     """One of several sweeps in a list: a sweep itself, or keys with their values."""
-    nested = isinstance(part, list) or {*COMBINE, "random"} & set(part or ())
-    if nested or not isinstance(part, Mapping):
+    if not isinstance(part, Mapping) or {*COMBINE, "random"} & set(part):
         return from_node(part, place)
     return part
 

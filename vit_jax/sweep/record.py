@@ -75,6 +75,11 @@ def read_sweep(workdir: Any) -> Sweep:
     try:
         return Sweep(**{f.name: saved[f.name] for f in dataclasses.fields(Sweep)})
     except KeyError:
+        if (workdir / SWEEP).exists():
+            raise SweepError(
+                f"{workdir / SWEEP} is not whole; remove it, and the vit-jax sweep "
+                "that began it writes it again and keeps the trials"
+            ) from None
         raise SweepError(
             f"{workdir} holds no sweep; vit-jax sweep --config=... --set ... "
             f"--workdir={workdir} begins one"

@@ -2,9 +2,13 @@
 
 import argparse
 import os
+import re
 import shlex
 import sys
+from collections.abc import Sequence
 
+from vit_jax import storage
+from vit_jax.sweep.ranges import SweepError
 from vit_jax.sweep.rendered import Batch, Rendered
 
 # Slurm warns a batch script so many seconds before its time is over.
@@ -15,7 +19,7 @@ _SCRIPT = """\
 #SBATCH --job-name={name}
 #SBATCH --array=0-{last}{limit}
 #SBATCH --ntasks=1
-#SBATCH --output={workdir}/slurm-%A_%a.log
+#SBATCH --output={logs}/slurm-%A_%a.log
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@{seconds}
@@ -42,17 +46,42 @@ exit "$code"
 
 
 def render(batch: Batch, options: argparse.Namespace) -> Rendered:
-    """The batch script, and how to submit it."""
+    """The batch script, and how to submit it.
+
+    Raises:
+      SweepError: sbatch would not take it.
+    """
+    logs = os.getcwd() if storage.is_bucket(batch.workdir) else batch.workdir
+    _check(logs, options.sbatch)
     words = [sys.executable, "-m", "vit_jax.cli", *batch.arguments("@")]
     command = shlex.join(words).replace("--index=@", '--index="$SLURM_ARRAY_TASK_ID"')
     script = _SCRIPT.format(
         name=batch.name,
         last=batch.count - 1,
         limit=f"%{batch.parallel}" if batch.parallel else "",
-        workdir=batch.workdir,
+        logs=logs,
         seconds=_WARNED_SECONDS,
         options="".join(f"#SBATCH {option}\n" for option in options.sbatch),
         folder=shlex.quote(os.getcwd()),
         command=command,
     )
     return Rendered({"slurm.sh": script}, ["sbatch", "slurm.sh"])
+
+
+def _check(logs: str, given: Sequence[str]) -> None:
+    """Refuses what sbatch would not read, or would read as another array."""
+    if re.search(r"[\s\"'%\\]", logs):
+        raise SweepError(
+            f"{logs}: sbatch takes no blanks, quotes, % or backslashes in a path; use "
+            "another --workdir"
+        )
+    for option in given:
+        if not option.startswith("-") or "\n" in option:
+            raise SweepError(
+                f"--sbatch={option!r} is no option of sbatch, such as "
+                "--sbatch=--gres=gpu:1"
+            )
+        if re.match(r"--array\b|-a", option):
+            raise SweepError(
+                f"--sbatch={option}: the array is the sweep's; --parallel=N limits it"
+            )

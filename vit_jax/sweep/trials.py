@@ -137,8 +137,13 @@ def read_json(path: Any) -> dict[str, Any]:
 
 
 def read_result(place: Any) -> dict[str, Any]:
-    """How a trial ended; empty while it has not."""
-    return read_json(place / RESULT)
+    """How a trial ended; empty while it has not, or where that is not whole."""
+    found = read_json(place / RESULT)
+    ended = found.get("status") in (DONE, FAILED, PRUNED)
+    whole = isinstance(found.get("metrics"), dict) and isinstance(
+        found.get("step"), int
+    )
+    return found if ended and whole else {}
 
 
 def result_of(workdir: Any, trial: Trial) -> dict[str, Any]:
@@ -155,8 +160,13 @@ def write_result(place: Any, **fields: Any) -> dict[str, Any]:
 
 
 def read_attempts(place: Any) -> list[dict[str, Any]]:
-    """The attempts that failed."""
-    return read_json(place / ATTEMPTS).get("attempts", [])
+    """The attempts that failed; without those that are not whole."""
+    found = read_json(place / ATTEMPTS).get("attempts")
+    return [
+        attempt
+        for attempt in (found if isinstance(found, list) else ())
+        if isinstance(attempt, dict) and attempt.keys() >= {"step", "seconds", "said"}
+    ]
 
 
 def write_attempts(place: Any, attempts: list[dict[str, Any]]) -> None:

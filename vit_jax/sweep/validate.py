@@ -49,6 +49,8 @@ class Checker:
                 bad += 1
                 named = f"trial {number} ({describe(overrides)})"
                 problems += [f"{named}: {problem}" for problem in error.problems]
+        if len(problems) == 1:
+            raise ConfigError(f"{problems[0]}; nothing was started")
         if problems:
             more = len(problems) - _SHOWN
             shown = problems[:_SHOWN] + ([f"and {more} more"] if more > 0 else [])

@@ -143,6 +143,10 @@ main() {
         *) ;;  # queued, being made, or being deleted
       esac
     else
+      [ "$before" != - ] || {
+        say "gcloud does not answer, see above: gcloud auth login? --project?"
+        exit 2
+      }
       say "gcloud does not answer"
     fi
     sleep "$POLL"
