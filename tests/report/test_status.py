@@ -147,7 +147,7 @@ def test_what_is_no_run_is_one_line(tmp_path, capsys, verb):
     (tmp_path / "odd" / "metrics.jsonl").mkdir(parents=True)
     for name, reason in (
         ("photos/a.png", "is a file"),
-        ("sweep", "holds a sweep: vit-jax sweep status --workdir="),
+        ("sweep", "has begun; vit-jax sweep status --workdir="),
         ("odd", "odd/metrics.jsonl cannot be read"),
         ("none", "does not exist"),
         ("empty", "is empty"),

@@ -150,11 +150,6 @@ def read(place: str, name: str = "") -> Record:
         if not storage.is_bucket(place) and folder.is_file():
             reason = "is a file"
         raise storage.StorageError(f"{place} {reason}; give the --workdir of a run")
-    if "sweep.json" in names and not names.intersection(SIGNS):
-        raise storage.StorageError(
-            f"{place} holds a sweep: vit-jax sweep status --workdir={place}, or give "
-            f"its trials, {place}/trials/*"
-        )
     if not names.intersection(SIGNS):
         raise storage.StorageError(
             f"{place} holds no run (no {SIGNS[0]}); give the --workdir of one"
