@@ -55,3 +55,17 @@ def runner(workdir, made, *, places=2, retries=2, told=lambda *_: None, source=N
 def results(workdir, made):
     """Results by id."""
     return {trial.id: trials.result_of(workdir, trial) for trial in made}
+
+
+def processes(chosen):
+    """Ids of the live processes whose words are chosen."""
+    found = []
+    for folder in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().decode().split("\0")
+            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if chosen(words) and state != "Z":
+            found.append(int(folder.name))
+    return found

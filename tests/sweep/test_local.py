@@ -78,20 +78,9 @@ def drive(workdir, count):
 
 def of_sweep(workdir):
     """Processes of trials in a sweep."""
-    found = []
-    for folder in pathlib.Path("/proc").glob("[0-9]*"):
-        try:
-            words = (folder / "cmdline").read_bytes().decode().split("\0")
-            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            continue
-        if (
-            str(fakes.FAKE) in words
-            and str(workdir) in " ".join(words)
-            and state != "Z"
-        ):
-            found.append(int(folder.name))
-    return found
+    return fakes.processes(
+        lambda words: str(fakes.FAKE) in words and str(workdir) in " ".join(words)
+    )
 
 
 def wait_for(condition, seconds=60):

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from tests import training
+from tests.sweep import fakes
 from vit_jax.jsonl import read_rows
 
 KILLS = 20
@@ -43,17 +44,8 @@ def start(workdir):
 
 def processes(workdir):
     """Trials of a sweep that are running, by process id."""
-    found = []
-    for folder in pathlib.Path("/proc").glob("[0-9]*"):
-        try:
-            words = (folder / "cmdline").read_bytes().decode().split("\0")
-            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            continue
-        trial = any(word.startswith(f"--workdir={workdir}/trials") for word in words)
-        if trial and state != "Z":
-            found.append(int(folder.name))
-    return found
+    start = f"--workdir={workdir}/trials"
+    return fakes.processes(lambda words: any(w.startswith(start) for w in words))
 
 
 def wait_for(condition, seconds):
