@@ -26,13 +26,13 @@ _NO_CONFIGS = {f"{name}.py" for name in ("__init__", *_PARTS)}
 
 
 class ConfigError(ValueError):
-    """What the user must change, a line per problem; a title may stand above."""
+    """What the user must change, a line per problem; a title may stand over several."""
 
     def __init__(self, problems: str | Sequence[str], *, title: str = ""):
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         text = "".join(f"\n  - {problem}" for problem in self.problems)
         if len(self.problems) == 1:
-            text = f"{title}: {self.problems[0]}" if title else self.problems[0]
+            text = self.problems[0]
         else:
             text = f"{title or f'{len(self.problems)} problems in the config'}:{text}"
         super().__init__(text)
